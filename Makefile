@@ -1,0 +1,35 @@
+# make smoke: the main job on tiny models and data made on the spot; make test: the tests.
+# Both install what they need into .venv and want nothing but Python 3.11 or later with pip.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# Everything that the tiny job downloads or caches stays in this folder, and it needs no network.
+SMOKE := smoke
+SMOKE_JOB := HF_HUB_OFFLINE=1 HF_HOME=$(SMOKE)/cache PYTHON=$(RUN) RESULTS=$(SMOKE)/results \
+	MODELS=$(SMOKE)/roberta TASKS="mrpc stsb" SEEDS="1 2" bash train_all.sh --dataset_path $(SMOKE)/glue \
+	--num_train_epochs 4 --per_device_train_batch_size 16 --log_level error --disable_tqdm True
+
+.PHONY: smoke test lint clean
+
+smoke: $(VENV)/ready
+	rm -rf $(SMOKE)
+	$(RUN) tests/make_tiny.py $(SMOKE)
+	ADAPTERS="lora:4 randlora:8" $(SMOKE_JOB) --learning_rate 5e-3
+	ADAPTERS=vera:16 $(SMOKE_JOB) --learning_rate 5e-2
+	for adapter in lora4 randlora8 vera16; do \
+		$(RUN) parse_results.py $(SMOKE)/results/$${adapter}_roberta 2 || exit 1; done
+
+test: $(VENV)/ready
+	$(RUN) -m pytest
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(VENV)/ready: requirements.txt tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(SMOKE)

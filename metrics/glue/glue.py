@@ -1,0 +1,114 @@
+"""GLUE's metrics as a local `evaluate` metric, for machines that can't reach the hub.
+
+    metric = evaluate.load("/absolute/path/to/metrics/glue", "mrpc", keep_in_memory=True)
+    metric.compute(predictions=[1, 1, 1, 0], references=[1, 1, 0, 0])
+    # {'accuracy': 0.75, 'f1': 0.8, 'combined_score': 0.775}
+
+(A relative path that isn't found from the working directory would be looked for on the hub. keep_in_memory spares
+`evaluate` its cache file, which parallel runs would share.)
+
+The keys are those of the hub's metric, with `combined_score`, the mean of the two, where a task has two:
+
+    cola                                 matthews_correlation
+    stsb                                 pearson, spearmanr, combined_score
+    mrpc, qqp                            accuracy, f1 (of class 1), combined_score
+    sst2, qnli, rte, wnli, hans, ax,
+    mnli, mnli_matched, mnli_mismatched  accuracy
+
+A correlation is undefined where one side is constant (SciPy gives NaN). Here it is 0.0, with a warning: a model that
+always answers the same has learned nothing. NaN and infinite values are an error, never a score.
+"""
+
+import logging
+
+import datasets
+import evaluate
+import numpy as np
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import f1_score, matthews_corrcoef
+
+logger = logging.getLogger(__name__)
+
+F1_TASKS = ("mrpc", "qqp")
+ACCURACY_TASKS = ("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "hans", "ax")
+TASKS = ("cola", "stsb", *F1_TASKS, *ACCURACY_TASKS)
+
+DESCRIPTION = "The metrics of GLUE, the General Language Understanding Evaluation benchmark; one configuration a task."
+INPUTS = """
+    predictions: one class number an example; for stsb one similarity an example.
+    references: the true class numbers; for stsb the true similarities.
+"""
+CITATION = """@inproceedings{wang2019glue,
+  title = {{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
+  author = {Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and Bowman, Samuel R.},
+  booktitle = {International Conference on Learning Representations},
+  year = {2019}
+}"""
+
+
+def checked(task: str, name: str, values: list[float]) -> np.ndarray:
+    """Return `values` as an array, float64 for stsb, else int64, or raise ValueError with what is wrong with them."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        raise ValueError(f"{task}: there are no {name} to score")
+    wrong, kind = ~np.isfinite(array), "NaN or infinite"
+    if task != "stsb" and not wrong.any():
+        wrong, kind = array != np.rint(array), "not class numbers (0, 1, ...)"
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(f"{task}: {wrong.sum()} of {array.size} {name} are {kind}, first {array[first]} at {first}")
+    return array if task == "stsb" else array.astype(np.int64)
+
+
+def has_constant_side(task: str, predictions: np.ndarray, references: np.ndarray) -> bool:
+    """Say whether either side has one value only, which leaves a correlation undefined, and warn if so."""
+    sides = {"predictions": predictions, "references": references}
+    constant = [name for name, values in sides.items() if values.min() == values.max()]
+    if constant:
+        logger.warning(f"{task}: all {' and all '.join(constant)} are equal, so its correlation is reported as 0")
+    return bool(constant)
+
+
+def task_scores(task: str, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+    """Return the scores of `task` under the hub's names, without `combined_score`."""
+    if task == "stsb":
+        if has_constant_side(task, predictions, references):
+            return {"pearson": 0.0, "spearmanr": 0.0}
+        return {
+            "pearson": float(pearsonr(predictions, references).statistic),
+            "spearmanr": float(spearmanr(predictions, references).statistic),
+        }
+    if task == "cola":
+        if has_constant_side(task, predictions, references):
+            return {"matthews_correlation": 0.0}
+        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
+    accuracy = float(np.mean(predictions == references))
+    if task in F1_TASKS:
+        return {"accuracy": accuracy, "f1": float(f1_score(references, predictions, zero_division=0.0))}
+    return {"accuracy": accuracy}
+
+
+class Glue(evaluate.Metric):
+    """GLUE's metrics, one configuration a task."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        """Describe the metric to `evaluate`; an unknown configuration is an error."""
+        if self.config_name not in TASKS:
+            raise ValueError(f"metrics/glue has no configuration {self.config_name!r}, only {', '.join(TASKS)}")
+        # float64 for classes too: evaluate writes 2.5 into an int64 column as 2. No format="numpy": datasets would
+        # return float64 columns as float32.
+        value = datasets.Value("float64")
+        return evaluate.MetricInfo(
+            description=DESCRIPTION,
+            citation=CITATION,
+            inputs_description=INPUTS,
+            features=datasets.Features({"predictions": value, "references": value}),
+        )
+
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+        """Return the configuration's scores, with their mean as combined_score where there are two."""
+        task = self.config_name
+        scores = task_scores(task, checked(task, "predictions", predictions), checked(task, "references", references))
+        if len(scores) > 1:
+            scores["combined_score"] = sum(scores.values()) / len(scores)
+        return scores

@@ -1,0 +1,1288 @@
+#!/usr/bin/env python
+# Copyright 2020 The HuggingFace Inc. team. All rights reserved.
+# Copyright 2026 The authors of this repository.
+#
+# Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in compliance with
+# the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on
+# an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the
+# specific language governing permissions and limitations under the License.
+#
+# Derived from examples/pytorch/text-classification/run_glue.py of Hugging Face transformers: the argument names, the
+# order of the steps, the log lines and the output files are that script's. The adapters and their protocol follow the
+# GLUE scripts of RandLoRA (arXiv 2502.00987). Both were rewritten here.
+"""Fine-tune and evaluate one (model, task, adapter, rank, seed) on GLUE.
+
+The Hugging Face example of the same name, with LoRA, RandLoRA, VeRA or any other PEFT method on the encoder, GLUE and
+its metrics read offline, runs that resume to the bit, and a record of everything that made the numbers.
+
+One run of the protocol:
+
+    python run_glue.py --model_name_or_path FacebookAI/roberta-base --task_name sst2 --do_train --do_eval \\
+        --max_seq_length 128 --per_device_train_batch_size 64 --learning_rate 1e-4 --num_train_epochs 10 --fp16 \\
+        --adapter_name randlora --rank 64 --seed 1 --output_dir finetuned_results/randlora64/1/sst2
+
+A few minutes on a laptop, without a GPU:
+
+    python run_glue.py --model_name_or_path FacebookAI/roberta-base --task_name rte --do_train --do_eval \\
+        --max_train_samples 200 --num_train_epochs 1 --adapter_name lora --rank 4 --output_dir /tmp/rte
+
+Instead of flags, one JSON file with the same names: python run_glue.py arguments.json
+
+A run leaves in --output_dir: the adapter with head, tokenizer and base config; train_results.json, eval_results.json,
+all_results.json, trainer_state.json, predict_results_<task>.txt; and last, marking it as finished, run.json: the
+arguments, versions, data and weight hashes, parameter counts, seconds, peak memory and metrics.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import platform
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import datasets
+import evaluate
+import numpy as np
+import peft
+import torch
+import transformers
+from datasets import DatasetDict, load_dataset
+from peft import PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    HfArgumentParser,
+    PreTrainedConfig,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+from transformers.trainer_utils import SaveStrategy
+
+import run_folder
+from run_folder import UsageError
+
+STARTED = time.perf_counter()
+REPOSITORY = Path(__file__).resolve().parent
+MAX_SEED = 2**32 - 1  # numpy's limit
+
+task_to_keys = {
+    "cola": ("sentence", None),
+    "mnli": ("premise", "hypothesis"),
+    "mrpc": ("sentence1", "sentence2"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence", None),
+    "stsb": ("sentence1", "sentence2"),
+    "wnli": ("sentence1", "sentence2"),
+}
+# Flags that mean something for some adapters only; given with another one they are refused, not ignored.
+ADAPTER_FLAGS = {
+    "rank": ("lora", "randlora", "vera"),
+    "target_modules": ("lora", "randlora", "vera"),
+    "adapter_dropout": ("lora", "randlora", "vera"),
+    "adapter_alpha": ("lora", "randlora"),
+    "vera_d_initial": ("vera",),
+    "randlora_sparse": ("randlora",),
+    "randlora_very_sparse": ("randlora",),
+    "paper_scaling": ("randlora",),
+    "projection_prng_key": ("randlora", "vera"),
+    "save_projection": ("randlora", "vera"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class DivergedError(ArithmeticError):
+    """A loss that is NaN or infinite: the run ends with exit status 1 and without results."""
+
+
+@dataclass
+class ModelArguments:
+    """Which pre-trained model to fine-tune, and how to load it."""
+
+    _argument_group_name: ClassVar[str] = "Model"
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pre-trained model: a folder, or a model id of the Hugging Face hub."}
+    )
+    config_name: str | None = field(default=None, metadata={"help": "Config, if not the model's own."})
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's own."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data are kept."})
+    use_fast_tokenizer: bool = field(default=True, metadata={"help": "Use the tokenizers library where it can."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
+    token: str | None = field(
+        default=None, metadata={"help": "Access token of the hub (default: the one from `hf auth login`)."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run model code that comes with a hub repository. Only for code you read."}
+    )
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "Draw a new head where the saved one has another number of labels."}
+    )
+
+
+@dataclass
+class DataTrainingArguments:
+    """Which data to train and evaluate on, and how to prepare them."""
+
+    _argument_group_name: ClassVar[str] = "Data"
+    task_name: str | None = field(default=None, metadata={"help": "GLUE task: " + ", ".join(task_to_keys) + "."})
+    dataset_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with a local copy of nyu-mll/glue in the hub's layout, FOLDER/<task>/<split>-*.parquet. "
+            "With it no network is needed."
+        },
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "A data set of the hub, instead of a GLUE task."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of --dataset_name."})
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "CSV or JSON file with a `label` column (floats: regression) and one or two text columns "
+            "(sentence1 and sentence2, or the first two that are not label)."
+        },
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "The same for --do_eval."})
+    test_file: str | None = field(default=None, metadata={"help": "The same for --do_predict; needs no labels."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated to so many tokens."})
+    pad_to_max_length: bool = field(
+        default=False, metadata={"help": "Pad every row to --max_seq_length, not to the longest of its batch."}
+    )
+    overwrite_cache: bool = field(default=False, metadata={"help": "Tokenise again instead of using the cache."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many rows."})
+
+
+@dataclass
+class AdapterArguments:
+    """Which parameter-efficient method adapts the encoder."""
+
+    _argument_group_name: ClassVar[str] = "Adapter"
+    adapter_name: Literal["lora", "randlora", "vera", "none"] = field(
+        default="none", metadata={"help": "lora, randlora, vera, or none: full fine-tuning."}
+    )
+    rank: int = field(default=16, metadata={"help": "Rank of the update (RandLoRA: of each of its bases)."})
+    target_modules: list[str] = field(
+        default_factory=lambda: ["query", "key", "value", "dense"],
+        metadata={"help": "Names of the linear layers to adapt: by default every one of BERT's or RoBERTa's encoder."},
+    )
+    adapter_alpha: float | None = field(
+        default=None, metadata={"help": "alpha of LoRA and RandLoRA, which scale by alpha / rank. Default: 2 x rank."}
+    )
+    adapter_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
+    vera_d_initial: float = field(default=0.1, metadata={"help": "Initial value of VeRA's d vectors."})
+    randlora_sparse: bool = field(default=False, metadata={"help": "RandLoRA: ternary bases, two thirds zero."})
+    randlora_very_sparse: bool = field(
+        default=False, metadata={"help": "RandLoRA: ternary bases, 1 - 2/sqrt(d) zero."}
+    )
+    paper_scaling: bool = field(
+        default=False,
+        metadata={
+            "help": "RandLoRA: scale by alpha / (rank sqrt(n)), n bases, as the authors' code, not alpha / rank."
+        },
+    )
+    projection_prng_key: int | None = field(
+        default=None,
+        metadata={
+            "help": "Key from which RandLoRA and VeRA draw their random bases. Default: int(exp(seed) * 3.1415), the "
+            "authors' formula, up to seed 43, where it reaches 2^64; from seed 44 on 2^32 + seed."
+        },
+    )
+    save_projection: bool = field(
+        default=False, metadata={"help": "Save the random bases themselves (up to gigabytes), not only their hash."}
+    )
+    adapter_config: str | None = field(
+        default=None,
+        metadata={"help": "JSON file with the PEFT config of any other method, in place of --adapter_name."},
+    )
+    adapter_path: str | None = field(
+        default=None, metadata={"help": "Folder of a saved adapter to evaluate or predict with, without training."}
+    )
+    save_merged: str | None = field(
+        default=None, metadata={"help": "Folder for a plain model with the adapter merged in, to load without PEFT."}
+    )
+
+
+@dataclass
+class GlueTrainingArguments(TrainingArguments):
+    """TrainingArguments with the protocol's defaults, and what a run does with an output folder that is in use."""
+
+    _argument_group_name: ClassVar[str] = "Training (transformers.TrainingArguments)"
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Continue from the last whole checkpoint in --output_dir; a finished run is left alone."},
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Delete the run that --output_dir holds and start afresh."}
+    )
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
+    warmup_steps: float = field(
+        default=0.06, metadata={"help": "Steps of linear warm-up; below 1, the share of all steps."}
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "The batch size per device for evaluation."})
+    save_strategy: SaveStrategy | str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint: 'no', 'epoch', 'steps' or 'best'."}
+    )
+    save_total_limit: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many checkpoints are kept, after the run too. Unless given: the last one while the run goes "
+            "on, none once it is finished."
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Unused: a loss that is NaN or infinite ends the run."}
+    )
+
+    def __post_init__(self) -> None:
+        """Settle what the machine decides, before the parent's checks."""
+        self.keep_checkpoints = self.save_total_limit is not None
+        self.save_total_limit = 1 if self.save_total_limit is None else self.save_total_limit
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
+            self.use_cpu = True  # otherwise each process would train alone, into the same folder
+        for precision in ("fp16", "bf16"):
+            if getattr(self, precision) and not supports_precision(precision, self.use_cpu):
+                logger.warning(f"--{precision}: this machine has no device for it; training in float32.")
+                setattr(self, precision, False)
+        super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is nowhere to pin it for, and torch would warn at every loader
+        if self.n_gpu > 1:
+            logger.warning(f"{self.n_gpu} GPUs are visible and no launcher was used: training on the first.")
+            self._n_gpu = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the data say about the task: asked once, here."""
+
+    name: str  # in messages and predict_results_<name>.txt
+    metric: str | None  # configuration of metrics/glue; None: accuracy or mean squared error
+    sentence_keys: tuple[str, str | None]
+    label_list: tuple[str | int, ...]  # empty for regression
+    is_regression: bool
+
+    @property
+    def num_labels(self) -> int:
+        """Number of outputs of the head."""
+        return 1 if self.is_regression else len(self.label_list)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; the steps stand in the order of the functions below."""
+    model_args, data_args, adapter_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    setup_logging(training_args)
+    output_dir = Path(training_args.output_dir)
+    if may_skip(output_dir, training_args):
+        return 0
+
+    raw_datasets = load_raw_datasets(data_args, model_args, training_args)
+    task = describe_task(raw_datasets, data_args, training_args)
+    config, label_to_id = load_config(model_args, adapter_args, task)
+    tokenizer = load_tokenizer(model_args)
+    architecture = build_architecture(config, model_args)
+    adapter_config = make_adapter_config(adapter_args, architecture, training_args.seed)
+    max_positions = count_positions(architecture)
+    tokenized_datasets = tokenize(raw_datasets, task, label_to_id, tokenizer, max_positions, data_args, training_args)
+
+    checkpoint = prepare_output_dir(output_dir, training_args)
+    model, base_sha256 = load_model(model_args, adapter_args, config, adapter_config, training_args.seed)
+    trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task)
+    check_random_bases(trainer.model, [checkpoint] if checkpoint else [adapter_args.adapter_path])
+    record = describe_run(trainer, model_args, data_args, adapter_args, raw_datasets, base_sha256)
+    if training_args.do_train:
+        train(trainer, checkpoint, record)
+    if training_args.do_eval:
+        evaluate_splits(trainer, tokenized_datasets, record)
+    if training_args.do_predict:
+        predict_splits(trainer, tokenized_datasets, task, record)
+    if adapter_args.save_merged:
+        save_merged(trainer, Path(adapter_args.save_merged))
+    finish(trainer, record)
+    return 0
+
+
+class GlueArgumentParser(HfArgumentParser):
+    """HfArgumentParser whose errors are one line, without three screens of usage."""
+
+    def error(self, message: str) -> None:
+        """Raise UsageError instead of printing the usage of every flag."""
+        raise UsageError(message)
+
+
+class ManualFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the lines of the module's docstring and shows every flag's default."""
+
+
+def parse_arguments(
+    argv: list[str],
+) -> tuple[ModelArguments, DataTrainingArguments, AdapterArguments, GlueTrainingArguments]:
+    """Parse and check the flags, or the one JSON file that holds them.
+
+    Raises UsageError, naming the flag and its allowed values.
+    """
+    parser = GlueArgumentParser(
+        (ModelArguments, DataTrainingArguments, AdapterArguments, GlueTrainingArguments),
+        description=__doc__,
+        formatter_class=ManualFormatter,
+        allow_abbrev=False,
+    )
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        argv = read_arguments_file(Path(argv[0]))
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except UsageError:
+        raise
+    except ValueError as error:  # what TrainingArguments itself refuses
+        raise UsageError(" ".join(str(error).split())) from error
+    if unknown:
+        raise UsageError(f"unknown argument {unknown[0]!r}; `python run_glue.py --help` lists the flags")
+    model_args, data_args, adapter_args, training_args = parsed
+    given = {token[2:].split("=")[0].replace("-", "_") for token in argv if token.startswith("--")}
+    check_training_arguments(training_args)
+    check_data_arguments(data_args, training_args)
+    check_adapter_arguments(adapter_args, model_args, training_args, given)
+    return model_args, data_args, adapter_args, training_args
+
+
+def read_arguments_file(path: Path) -> list[str]:
+    """Return the flags that a JSON file of arguments stands for, so that both are parsed and checked alike."""
+    content = run_folder.read_json(path)
+    if content is None:
+        raise UsageError(f"{path}: not a readable file with one JSON object of arguments")
+    argv = []
+    for name, value in content.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        argv += [f"--{name}", *map(str, values)]
+    return argv
+
+
+def supports_precision(precision: str, use_cpu: bool) -> bool:
+    """Whether this machine can train in `fp16` or `bf16` mixed precision; a CPU only in bf16, when it is asked for."""
+    if use_cpu or not torch.accelerator.is_available():
+        return precision == "bf16" and use_cpu
+    return precision == "fp16" or not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
+
+
+def check_training_arguments(args: GlueTrainingArguments) -> None:
+    """Raise UsageError for training flags that no run could use."""
+    if not (args.do_train or args.do_eval or args.do_predict):
+        raise UsageError("nothing to do: give at least one of --do_train, --do_eval, --do_predict")
+    if args.resume and args.overwrite_output_dir:
+        raise UsageError("--resume and --overwrite_output_dir contradict each other: give one of them")
+    for name in ("seed", "data_seed"):
+        if getattr(args, name) is not None and not 0 <= getattr(args, name) <= MAX_SEED:
+            raise UsageError(f"--{name} {getattr(args, name)}: allowed are 0 to {MAX_SEED}")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name} {getattr(args, name)}: must be at least 1")
+    for name in ("learning_rate", "num_train_epochs"):
+        if not (math.isfinite(getattr(args, name)) and getattr(args, name) > 0):
+            raise UsageError(f"--{name} {getattr(args, name)}: must be above 0")
+    if args.save_total_limit < 1:
+        raise UsageError(f"--save_total_limit {args.save_total_limit}: must be at least 1")
+
+
+def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTrainingArguments) -> None:
+    """Raise UsageError for data flags that contradict each other or name files that are not there."""
+    if data_args.task_name is not None:
+        data_args.task_name = data_args.task_name.lower()
+        if data_args.task_name not in task_to_keys:
+            raise UsageError(f"--task_name {data_args.task_name}: unknown task, allowed are {', '.join(task_to_keys)}")
+    sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(data_args, name) is not None]
+    if len(sources) != 1:
+        raise UsageError(
+            "give exactly one of --task_name (a GLUE task), --dataset_name (a hub data set) and --train_file (CSV or "
+            "JSON; it names the labels, so --do_eval and --do_predict need it too)"
+        )
+    if data_args.dataset_path is not None and data_args.task_name is None:
+        raise UsageError("--dataset_path is a local copy of GLUE: it needs --task_name")
+    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples", "max_seq_length"):
+        if getattr(data_args, name) is not None and getattr(data_args, name) < 1:
+            raise UsageError(f"--{name} {getattr(data_args, name)}: must be at least 1")
+    if data_args.train_file is None:
+        for name in ("validation_file", "test_file"):
+            if getattr(data_args, name) is not None:
+                raise UsageError(f"--{name} goes with --train_file, not with --{sources[0]}")
+        return
+    wanted = {"train_file": True, "validation_file": training_args.do_eval, "test_file": training_args.do_predict}
+    for name, needed in wanted.items():
+        path = getattr(data_args, name)
+        if path is None and needed:
+            raise UsageError(f"--{name} is needed for --do_{'eval' if name == 'validation_file' else 'predict'}")
+        if path is not None and Path(path).suffix not in (".csv", ".json"):
+            raise UsageError(f"--{name} {path}: must be a .csv or a .json file")
+        if path is not None and not Path(path).is_file():
+            raise UsageError(f"--{name} {path}: no such file")
+
+
+def check_adapter_arguments(
+    adapter_args: AdapterArguments,
+    model_args: ModelArguments,
+    training_args: GlueTrainingArguments,
+    given: set[str],
+) -> None:
+    """Raise UsageError for adapter flags that contradict each other or would have no effect."""
+    ways = given & {"adapter_name", "adapter_config", "adapter_path"}
+    if len(ways) > 1:
+        raise UsageError(f"give one of {' and '.join(f'--{way}' for way in sorted(ways))}")
+    adapter = next(iter(ways), "adapter_name")
+    adapter = adapter_args.adapter_name if adapter == "adapter_name" else f"--{adapter}"
+    for name, adapters in ADAPTER_FLAGS.items():
+        if name in given and adapter not in adapters:
+            raise UsageError(
+                f"--{name} has no effect with {adapter}: it is for --adapter_name {' or '.join(adapters)}"
+            )
+    if adapter_args.adapter_path is not None:
+        if training_args.do_train:
+            raise UsageError("--adapter_path evaluates or predicts with a saved adapter: it excludes --do_train")
+        if not (Path(adapter_args.adapter_path) / "adapter_config.json").is_file():
+            raise UsageError(f"--adapter_path {adapter_args.adapter_path}: no adapter_config.json in this folder")
+    if adapter_args.rank < 1:
+        raise UsageError(f"--rank {adapter_args.rank}: must be at least 1")
+    if not 0 <= adapter_args.adapter_dropout < 1:
+        raise UsageError(f"--adapter_dropout {adapter_args.adapter_dropout}: must be at least 0 and below 1")
+    key = adapter_args.projection_prng_key
+    if key is not None and not 0 <= key < 2**64:
+        raise UsageError(f"--projection_prng_key {key}: allowed are 0 to {2**64 - 1}")
+    if adapter_args.randlora_sparse and adapter_args.randlora_very_sparse:
+        raise UsageError("--randlora_sparse and --randlora_very_sparse contradict each other: give one of them")
+    if adapter_args.save_merged is not None:
+        if adapter == "none":
+            raise UsageError("--save_merged has no effect with --adapter_name none: the saved model is plain already")
+        if Path(adapter_args.save_merged).resolve() == Path(training_args.output_dir).resolve():
+            raise UsageError("--save_merged: needs a folder of its own, not --output_dir")
+    if model_args.model_name_or_path is None:
+        if adapter_args.adapter_path is None:
+            raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
+        model_args.model_name_or_path = PeftConfig.from_pretrained(adapter_args.adapter_path).base_model_name_or_path
+
+
+def setup_logging(training_args: GlueTrainingArguments) -> None:
+    """Log to stdout at the level of --log_level, on the main process of each node."""
+    logging.basicConfig(
+        format="%(asctime)s - %(levelname)s - %(name)s - %(message)s",
+        datefmt="%m/%d/%Y %H:%M:%S",
+        handlers=[logging.StreamHandler(sys.stdout)],
+    )
+    level = training_args.get_process_log_level()
+    if training_args.log_level == "passive" and training_args.should_log:
+        level = logging.INFO
+    logger.setLevel(level)
+    datasets.utils.logging.set_verbosity_warning()
+    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
+    warnings.filterwarnings("ignore", message="Specified to not save")  # the bases' hash is saved and compared instead
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    logger.info(f"device: {training_args.device}, processes: {training_args.world_size}")
+
+
+def may_skip(output_dir: Path, args: GlueTrainingArguments) -> bool:
+    """Whether the run is finished already. Raises UsageError where --output_dir holds another run."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UsageError(f"--output_dir {output_dir}: is a file, not a folder")
+    left = run_folder.traces(output_dir)
+    if args.resume and run_folder.is_finished(output_dir):
+        logger.info(f"{output_dir} holds a finished run: nothing to do")
+        return True
+    if left and not (args.resume or args.overwrite_output_dir or args.resume_from_checkpoint):
+        raise UsageError(
+            f"--output_dir {output_dir} holds a run already ({left[0]}): give --resume to continue it, "
+            "--overwrite_output_dir to delete it, or another folder"
+        )
+    if args.resume and not left:
+        logger.info(f"--resume: nothing to resume in {output_dir}, starting afresh")
+    return False
+
+
+def load_raw_datasets(
+    data_args: DataTrainingArguments, model_args: ModelArguments, training_args: GlueTrainingArguments
+) -> DatasetDict:
+    """Load the splits that the run needs: GLUE from a local folder or the hub, a hub data set, or CSV/JSON files."""
+    with training_args.main_process_first(desc="loading the data"):
+        if data_args.dataset_path is not None:
+            raw_datasets = load_local_glue(Path(data_args.dataset_path), data_args.task_name, model_args.cache_dir)
+        elif data_args.train_file is not None:
+            files = {
+                "train": data_args.train_file,
+                "validation": data_args.validation_file,
+                "test": data_args.test_file,
+            }
+            raw_datasets = DatasetDict(
+                {
+                    split: read_files(Path(file).suffix[1:], [Path(file)], model_args.cache_dir)
+                    for split, file in files.items()
+                    if file is not None
+                }
+            )
+        else:
+            raw_datasets = load_hub_dataset(data_args, model_args)
+    source = data_args.dataset_path or data_args.task_name or data_args.dataset_name or data_args.train_file
+    for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
+        if getattr(training_args, flag) and not splits(raw_datasets, kind):
+            raise UsageError(f"--{flag} needs a {kind} split, but {source} has only: {', '.join(raw_datasets)}")
+    for name, rows in raw_datasets.items():
+        if len(rows) == 0:
+            raise UsageError(f"the {name} split of {source} has no rows")
+    return raw_datasets
+
+
+def load_local_glue(folder: Path, task_name: str, cache_dir: str | None) -> DatasetDict:
+    """Read FOLDER/<task>/<split>-*.parquet, all splits that are there."""
+    if not (folder / task_name).is_dir():
+        there = sorted(path.name for path in folder.iterdir() if path.name in task_to_keys) if folder.is_dir() else []
+        raise UsageError(
+            f"--dataset_path {folder}: no folder {task_name} in it; tasks there: {', '.join(there) or 'none'}"
+        )
+    found: dict[str, list[Path]] = {}
+    for path in sorted((folder / task_name).glob("*.parquet")):
+        found.setdefault(path.name.split("-")[0], []).append(path)
+    if not found:
+        raise UsageError(f"--dataset_path {folder}: no <split>-*.parquet in {folder / task_name}")
+    return DatasetDict({split: read_files("parquet", files, cache_dir) for split, files in found.items()})
+
+
+def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datasets.Dataset:
+    """Read local files of one split through the cache of `datasets`.
+
+    The builder's name carries a hash of the content: the cache is then never stale, nor shared between two folders.
+    """
+    try:
+        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+        return load_dataset(
+            builder,
+            name=f"sha256-{digest[:32]}",
+            data_files=[str(file.resolve()) for file in files],
+            split="train",
+            cache_dir=cache_dir,
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UsageError(
+            f"{files[0]}: not a readable {builder} file ({first_line(error.__cause__ or error)})"
+        ) from error
+
+
+def load_hub_dataset(data_args: DataTrainingArguments, model_args: ModelArguments) -> DatasetDict:
+    """Load the GLUE task, or --dataset_name, from the hub or from what an earlier download left in the cache."""
+    path, name = ("nyu-mll/glue", data_args.task_name)
+    if data_args.dataset_name is not None:
+        path, name = (data_args.dataset_name, data_args.dataset_config_name)
+    try:
+        return load_dataset(path, name, cache_dir=model_args.cache_dir, token=model_args.token)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"the data set {path} ({name}) could not be loaded from the hub ({first_line(error)}); without a network "
+            "give --dataset_path with a local copy of GLUE, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def splits(dataset_dict: DatasetDict, kind: str) -> list[tuple[str, str]]:
+    """Name the splits of a kind and the suffix of their results: MNLI's mismatched sets are evaluated as `_mm`."""
+    names = {kind: "", f"{kind}_matched": "", f"{kind}_mismatched": "_mm"}
+    return [(name, suffix) for name, suffix in names.items() if name in dataset_dict]
+
+
+def describe_task(
+    raw_datasets: DatasetDict, data_args: DataTrainingArguments, training_args: GlueTrainingArguments
+) -> Task:
+    """Find the text columns, the labels and the metric, and check that the data have them.
+
+    Raises UsageError for a missing column, an empty cell, or a validation label that training never shows.
+    """
+    source = data_args.dataset_path or data_args.task_name or data_args.dataset_name or data_args.train_file
+    labelled = (
+        raw_datasets["train"] if "train" in raw_datasets else raw_datasets[splits(raw_datasets, "validation")[0][0]]
+    )
+    if "label" not in labelled.column_names:
+        raise UsageError(f"{source}: no column `label`; its columns are {', '.join(labelled.column_names)}")
+    if data_args.task_name is not None:
+        sentence_keys = task_to_keys[data_args.task_name]
+    else:
+        text_columns = [name for name in labelled.column_names if name not in ("label", "idx")]
+        if not text_columns:
+            raise UsageError(f"{source}: no text column beside `label`")
+        if "sentence1" in text_columns and "sentence2" in text_columns:
+            text_columns = ["sentence1", "sentence2"]
+        sentence_keys = (text_columns[0], text_columns[1] if len(text_columns) > 1 else None)
+    feature = labelled.features["label"]
+    is_regression = data_args.task_name == "stsb" or getattr(feature, "dtype", "").startswith("float")
+    if is_regression:
+        label_list = ()
+    elif isinstance(feature, datasets.ClassLabel):
+        label_list = tuple(feature.names)
+    else:
+        label_list = tuple(sorted(set(labelled["label"]) - {None}))
+    task = Task(
+        name=data_args.task_name or Path(data_args.dataset_name or data_args.train_file).stem,
+        metric=data_args.task_name,
+        sentence_keys=sentence_keys,
+        label_list=label_list,
+        is_regression=is_regression,
+    )
+    check_columns(raw_datasets, task, source, training_args.do_predict)
+    return task
+
+
+def check_columns(raw_datasets: DatasetDict, task: Task, source: str, do_predict: bool) -> None:
+    """Raise UsageError where a split lacks a column, holds an empty cell, or has a label unknown to the head."""
+    for split, rows in raw_datasets.items():
+        labelled = not split.startswith("test")
+        if not labelled and not do_predict:
+            continue
+        for column in [key for key in task.sentence_keys if key is not None] + ["label"] * labelled:
+            if column not in rows.column_names:
+                raise UsageError(
+                    f"{source}: the {split} split has no column `{column}`, only {', '.join(rows.column_names)}"
+                )
+            if rows.data.column(column).null_count:
+                raise UsageError(f"{source}: the {split} split has empty cells in its column `{column}`")
+            if column != "label" and getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
+                raise UsageError(f"{source}: the column `{column}` of the {split} split is not text")
+        if labelled and not task.is_regression:
+            known = set(label_ids(task, rows))
+            unseen = sorted(set(rows.unique("label")) - known, key=str)
+            if unseen:
+                raise UsageError(f"{source}: the {split} split has labels unseen in training: {unseen[:5]}")
+    if not task.is_regression and task.num_labels < 2:
+        raise UsageError(f"{source}: `label` has a single value, {task.label_list}; classification needs two or more")
+
+
+def label_ids(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
+    """Map what stands in the column `label` to the position in the task's list of labels."""
+    if isinstance(rows.features["label"], datasets.ClassLabel):
+        return {i: i for i in range(task.num_labels)}
+    return {label: i for i, label in enumerate(task.label_list)}
+
+
+def load_config(
+    model_args: ModelArguments, adapter_args: AdapterArguments, task: Task
+) -> tuple[PreTrainedConfig, dict[str | int, int] | None]:
+    """Load the model's config with the task's labels, and the map from the data's labels to the model's.
+
+    A model that was fine-tuned on the same label names keeps its own order of them.
+    """
+    name = model_args.config_name or model_args.model_name_or_path
+    saved = adapter_args.adapter_path
+    if saved is not None and (Path(saved) / "config.json").is_file():
+        name = saved
+    try:
+        config = AutoConfig.from_pretrained(name, **hub_arguments(model_args))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model_name_or_path {name}: {first_line(error)}") from error
+    names = [str(label) for label in task.label_list]
+    own_names = {str(label).lower(): int(i) for label, i in config.label2id.items()}
+    if saved == name and (
+        config.num_labels != task.num_labels
+        or not (task.is_regression or set(own_names) == set(map(str.lower, names)))
+    ):
+        raise UsageError(
+            f"--adapter_path {saved}: trained for the labels {list(config.label2id)}, the data have {names}"
+        )
+    config.finetuning_task = task.metric
+    if task.is_regression:
+        config.num_labels = 1
+        config.problem_type = "regression"
+        return config, None
+    order = {i: i for i in range(task.num_labels)}
+    if own_names.keys() == {label.lower() for label in names}:
+        order = {i: own_names[label.lower()] for i, label in enumerate(names)}
+    elif config.label2id != PreTrainedConfig(num_labels=config.num_labels).label2id:
+        logger.warning(f"the model's labels {list(config.label2id)} are not the data's: the data's {names} are used")
+    config.num_labels = task.num_labels
+    config.id2label = {order[i]: label for i, label in enumerate(names)}
+    config.label2id = {label: i for i, label in config.id2label.items()}
+    config.problem_type = "single_label_classification"
+    return config, order
+
+
+def hub_arguments(model_args: ModelArguments) -> dict[str, Any]:
+    """Keyword arguments of every from_pretrained call."""
+    return {
+        "cache_dir": model_args.cache_dir,
+        "revision": model_args.model_revision,
+        "token": model_args.token,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+
+
+def load_tokenizer(model_args: ModelArguments) -> transformers.PreTrainedTokenizerBase:
+    """Load the tokenizer."""
+    name = model_args.tokenizer_name or model_args.model_name_or_path
+    try:
+        return AutoTokenizer.from_pretrained(name, use_fast=model_args.use_fast_tokenizer, **hub_arguments(model_args))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--tokenizer_name {name}: {first_line(error)}") from error
+
+
+def build_architecture(config: PreTrainedConfig, model_args: ModelArguments) -> nn.Module:
+    """The model on the meta device: its layers' names and sizes, without weights or memory."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=model_args.trust_remote_code
+            )
+    except ValueError as error:
+        raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}") from error
+
+
+def make_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module, seed: int) -> PeftConfig | None:
+    """Build the PEFT config of --adapter_name or read that of --adapter_config; None where none is to be added."""
+    if adapter_args.adapter_path is not None or (
+        adapter_args.adapter_name == "none" and not adapter_args.adapter_config
+    ):
+        return None
+    common = {"task_type": "SEQ_CLS", "modules_to_save": head_modules(architecture)}
+    if adapter_args.adapter_config is not None:
+        return read_adapter_config(Path(adapter_args.adapter_config), common, adapter_args.save_merged is not None)
+    widths = target_widths(architecture.base_model, adapter_args.target_modules)
+    common["target_modules"] = adapter_args.target_modules
+    alpha = 2 * adapter_args.rank if adapter_args.adapter_alpha is None else adapter_args.adapter_alpha
+    if adapter_args.adapter_name == "lora":
+        return peft.LoraConfig(
+            r=adapter_args.rank, lora_alpha=alpha, lora_dropout=adapter_args.adapter_dropout, **common
+        )
+    common["projection_prng_key"] = adapter_args.projection_prng_key
+    if common["projection_prng_key"] is None:
+        common["projection_prng_key"] = projection_key(seed)
+    common["save_projection"] = adapter_args.save_projection
+    if adapter_args.adapter_name == "vera":
+        return peft.VeraConfig(
+            r=adapter_args.rank,
+            vera_dropout=adapter_args.adapter_dropout,
+            d_initial=adapter_args.vera_d_initial,
+            **common,
+        )
+    if adapter_args.rank > min(widths):
+        raise UsageError(f"--rank {adapter_args.rank}: RandLoRA allows 1 to {min(widths)}, the smallest layer's width")
+    if adapter_args.paper_scaling:
+        alpha /= math.sqrt(number_of_bases(widths, adapter_args.rank))
+    return peft.RandLoraConfig(
+        r=adapter_args.rank,
+        randlora_alpha=alpha,
+        randlora_dropout=adapter_args.adapter_dropout,
+        sparse=adapter_args.randlora_sparse,
+        very_sparse=adapter_args.randlora_very_sparse,
+        **common,
+    )
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the parts outside the encoder that have parameters: the head, trained in full and never adapted."""
+    parts = model.named_children()
+    return [name for name, part in parts if name != model.base_model_prefix and any(True for _ in part.parameters())]
+
+
+def read_adapter_config(path: Path, common: dict[str, Any], merges: bool) -> PeftConfig:
+    """Read a PEFT config file; `common` fills in what it leaves open. Raises UsageError for what PEFT can't use."""
+    content = run_folder.read_json(path)
+    methods = sorted(kind.value for kind in peft.PeftType)
+    if content is None:
+        raise UsageError(f"--adapter_config {path}: not a readable file with one JSON object")
+    if str(content.get("peft_type")).upper() not in methods:
+        raise UsageError(f"--adapter_config {path}: peft_type is {content.get('peft_type')!r}; allowed: {methods}")
+    content = {**common, **content, "peft_type": content["peft_type"].upper()}
+    known = {item.name for item in fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(content["peft_type"])])}
+    unknown = sorted(set(content) - known - set(common))
+    if unknown:
+        raise UsageError(f"--adapter_config {path}: {content['peft_type']} has no setting {', '.join(unknown)}")
+    try:
+        config = PeftConfig.from_peft_type(**{name: value for name, value in content.items() if name in known})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--adapter_config {path}: {first_line(error)}") from error
+    if merges and config.is_prompt_learning:
+        raise UsageError(f"--save_merged: {content['peft_type']} has no weights to merge")
+    return config
+
+
+def target_widths(encoder: nn.Module, target_modules: list[str]) -> list[int]:
+    """min(inputs, outputs) of each linear layer of the encoder that --target_modules names."""
+    linears = {name: layer for name, layer in encoder.named_modules() if isinstance(layer, nn.Linear)}
+    suffixes = {name.split(".")[-1] for name in linears}
+    matched = {name: layer for name, layer in linears.items() if any(is_named(name, t) for t in target_modules)}
+    missing = [target for target in target_modules if not any(is_named(name, target) for name in linears)]
+    default = AdapterArguments().target_modules
+    if not matched or (missing and target_modules != default):
+        raise UsageError(
+            f"--target_modules {' '.join(target_modules)}: {', '.join(missing)} not in {type(encoder).__name__}; its "
+            f"linear layers are named {', '.join(sorted(suffixes))}"
+        )
+    return [min(layer.in_features, layer.out_features) for layer in matched.values()]
+
+
+def is_named(name: str, target: str) -> bool:
+    """PEFT's rule: the whole path, or its end behind a dot."""
+    return name == target or name.endswith(f".{target}")
+
+
+def projection_key(seed: int) -> int:
+    """Key of the random bases for a seed: the authors' int(exp(seed) * 3.1415) while it stays below 2^64.
+
+    That holds up to seed 43. From 44 on it is 2^32 + seed, a range that the formula never hits, so that no two seeds
+    share their bases.
+    """
+    return int(math.exp(seed) * 3.1415) if seed <= 43 else 2**32 + seed
+
+
+def number_of_bases(widths: list[int], rank: int) -> int:
+    """n = ceil(min(in, out) / rank), the bases of one RandLoRA layer (arXiv 2502.00987, section 4), for all layers.
+
+    Raises UsageError where layers differ in n: PEFT keeps one alpha for all, so --paper_scaling can't be expressed.
+    """
+    counts = {math.ceil(width / rank) for width in widths}
+    if len(counts) > 1:
+        raise UsageError(
+            f"--paper_scaling: the adapted layers have {sorted(counts)} bases; it needs one number for all"
+        )
+    return counts.pop()
+
+
+def count_positions(architecture: nn.Module) -> int:
+    """The most tokens a row may have; RoBERTa's position embeddings start behind its padding index."""
+    embeddings = getattr(getattr(architecture.base_model, "embeddings", None), "position_embeddings", None)
+    if not isinstance(embeddings, nn.Embedding):
+        positions = getattr(architecture.config, "max_position_embeddings", None)
+        return positions if positions and positions > 0 else sys.maxsize
+    return embeddings.num_embeddings - (0 if embeddings.padding_idx is None else embeddings.padding_idx + 1)
+
+
+def tokenize(
+    raw_datasets: DatasetDict,
+    task: Task,
+    label_to_id: dict[int, int] | None,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    max_positions: int,
+    data_args: DataTrainingArguments,
+    training_args: GlueTrainingArguments,
+) -> DatasetDict:
+    """Tokenise the splits that the run uses; `datasets` caches the result for the next seed and adapter."""
+    limit = min(tokenizer.model_max_length, max_positions)
+    if data_args.max_seq_length > limit:
+        logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
+    settings = {
+        "max_length": min(data_args.max_seq_length, limit),
+        "truncation": True,
+        "padding": "max_length" if data_args.pad_to_max_length else False,
+    }
+    # A fast tokenizer keeps the settings of its last call, and they enter the fingerprint under which `map` caches:
+    # without this call the first process to tokenise and the next ones would look under different names.
+    tokenizer("", **settings)
+
+    def preprocess_function(examples: dict[str, list]) -> dict[str, list]:
+        texts = [examples[key] for key in task.sentence_keys if key is not None]
+        result = tokenizer(*texts, **settings)
+        if "label" in examples:
+            ids = examples["label"]
+            result["labels"] = list(map(float, ids)) if task.is_regression else [to_model_id.get(i, -1) for i in ids]
+        return result
+
+    tokenized = {}
+    wanted = {
+        "train": (training_args.do_train, data_args.max_train_samples),
+        "validation": (training_args.do_eval, data_args.max_eval_samples),
+        "test": (training_args.do_predict, data_args.max_predict_samples),
+    }
+    with training_args.main_process_first(desc="dataset map pre-processing"):
+        for kind, (needed, most) in wanted.items():
+            for name, _ in splits(raw_datasets, kind) if needed else ():
+                rows = raw_datasets[name]
+                rows = rows.select(range(min(len(rows), most or len(rows))))
+                ids = label_ids(task, rows) if "label" in rows.column_names else {}
+                to_model_id = {label: label_to_id[i] for label, i in ids.items()} if label_to_id else {}
+                tokenized[name] = rows.map(
+                    preprocess_function,
+                    batched=True,
+                    remove_columns=rows.column_names,
+                    load_from_cache_file=not data_args.overwrite_cache,
+                    desc=f"Running tokenizer on {name}",
+                )
+    return DatasetDict(tokenized)
+
+
+def prepare_output_dir(output_dir: Path, args: GlueTrainingArguments) -> Path | None:
+    """Make --output_dir ready, once nothing can be refused any more, and return the checkpoint to resume from."""
+    with args.main_process_first(desc="preparing the output folder"):
+        checkpoint = None
+        if args.resume_from_checkpoint is not None:
+            checkpoint = Path(args.resume_from_checkpoint)
+            if not run_folder.is_whole(checkpoint):
+                raise UsageError(f"--resume_from_checkpoint {checkpoint}: not a whole checkpoint of Trainer")
+        elif args.resume and args.do_train:
+            checkpoint, broken = run_folder.last_whole_checkpoint(output_dir)
+            for path in broken:
+                logger.warning(f"{path} is truncated: it is not used, resuming from {checkpoint or 'the start'}")
+        if args.should_save and checkpoint is None:
+            run_folder.clear(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None:
+        logger.info(f"Resuming from {checkpoint}")
+    return checkpoint
+
+
+def load_model(
+    model_args: ModelArguments,
+    adapter_args: AdapterArguments,
+    config: PreTrainedConfig,
+    adapter_config: PeftConfig | None,
+    seed: int,
+) -> tuple[nn.Module, str]:
+    """Load the pre-trained model in float32, whatever its file holds, with its adapter; and hash its encoder.
+
+    A float16 checkpoint kept in float16 would train in it; mixed precision is autocast's part.
+    """
+    set_seed(seed)  # the new head, and the adapter's start, depend on the seed alone
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            model_args.model_name_or_path,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+            **hub_arguments(model_args),
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
+        raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
+    base_sha256 = hash_tensors(model.base_model.state_dict())
+    if adapter_args.adapter_path is not None:
+        model = PeftModel.from_pretrained(model, adapter_args.adapter_path)
+    elif adapter_config is not None:
+        try:
+            model = get_peft_model(model, adapter_config)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--adapter_config {adapter_args.adapter_config}: {first_line(error)}") from error
+    return model, base_sha256
+
+
+def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 values, so that it doesn't depend on the stored precision."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def random_bases(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The frozen random bases that VeRA and RandLoRA share between layers, by name; empty for other models."""
+    bases = {}
+    for name in ("vera_A", "vera_B", "randlora_A", "randlora_B"):
+        for adapter, tensor in getattr(getattr(model, "base_model", None), name, {}).items():
+            bases[f"{name}.{adapter}"] = tensor
+    return bases
+
+
+def check_random_bases(model: nn.Module, folders: list[Path | str | None]) -> None:
+    """Raise UsageError where a saved adapter was trained on other random bases than this machine drew.
+
+    PEFT draws them from the key in bfloat16 or float16, as the machine offers, and does not check.
+    """
+    for folder in folders:
+        if folder is None or not random_bases(model):
+            continue
+        saved = run_folder.read_json(Path(folder) / run_folder.BASES_FILE)
+        if saved is None:
+            logger.warning(f"{folder} has no {run_folder.BASES_FILE}: its random bases can't be verified")
+        elif saved["sha256"] != hash_tensors(random_bases(model)):
+            raise UsageError(
+                f"{folder}: this machine draws other random bases from key {saved['projection_prng_key']} than the "
+                "one that trained the adapter, and with them it would be wrong. Train with --save_projection, or load "
+                "it on a machine of the same kind"
+            )
+
+
+class GlueTrainer(Trainer):
+    """Trainer that ends at a loss that is no number, and saves what a reload with stock PEFT needs."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward pass; raises DivergedError."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise DivergedError(f"the training loss is {loss.item()} at step {self.state.global_step + 1}")
+        return loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save the adapter with the base model's config, which keeps the labels, and the hash of its random bases."""
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save or not isinstance(self.model, PeftModel):
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        self.model.get_base_model().config.save_pretrained(folder)
+        bases = random_bases(self.model)
+        if bases:
+            key = self.model.active_peft_config.projection_prng_key
+            run_folder.write_json(
+                folder / run_folder.BASES_FILE, {"sha256": hash_tensors(bases), "projection_prng_key": key}
+            )
+
+
+def make_trainer(
+    model: nn.Module,
+    training_args: GlueTrainingArguments,
+    data_args: DataTrainingArguments,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    tokenized_datasets: DatasetDict,
+    task: Task,
+) -> GlueTrainer:
+    """Build the Trainer. Evaluations during training use MNLI's matched set, as in Hugging Face's script."""
+    if data_args.pad_to_max_length:
+        data_collator = default_data_collator
+    else:
+        data_collator = DataCollatorWithPadding(
+            tokenizer, pad_to_multiple_of=8 if training_args.fp16 or training_args.bf16 else None
+        )
+    evaluated = splits(tokenized_datasets, "validation")
+    trainer = GlueTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=tokenized_datasets.get("train"),
+        eval_dataset=tokenized_datasets[evaluated[0][0]] if evaluated else None,
+        compute_metrics=make_compute_metrics(task),
+        processing_class=tokenizer,
+        data_collator=data_collator,
+    )
+    # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in the whole batch. It does
+    # not, so with gradient accumulation g or N processes loss and gradients would come out g or N times too large.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer
+
+
+def make_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the function that turns predictions and labels into the task's metrics."""
+    if task.metric is not None:
+        metric = load_metric(task.metric)
+
+    def compute_metrics(p: EvalPrediction) -> dict[str, float]:
+        logits = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
+        if not np.isfinite(logits).all():
+            raise DivergedError("the model's outputs are not finite numbers")
+        preds = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+        if task.metric is not None:
+            return metric.compute(predictions=preds, references=p.label_ids)
+        if task.is_regression:
+            return {"mse": float(((preds - p.label_ids) ** 2).mean())}
+        return {"accuracy": float((preds == p.label_ids).mean())}
+
+    return compute_metrics
+
+
+def load_metric(task_name: str) -> evaluate.EvaluationModule:
+    """Load GLUE's metric from this repository; in memory and under a name of its own, so that runs don't collide."""
+    return evaluate.load(
+        str(REPOSITORY / "metrics" / "glue"), task_name, keep_in_memory=True, experiment_id=f"{os.getpid()}"
+    )
+
+
+def describe_run(
+    trainer: GlueTrainer,
+    model_args: ModelArguments,
+    data_args: DataTrainingArguments,
+    adapter_args: AdapterArguments,
+    raw_datasets: DatasetDict,
+    base_sha256: str,
+) -> dict[str, Any]:
+    """Start the run's record: everything that makes its numbers, without any token."""
+    model = trainer.model
+    arguments = asdict(model_args) | asdict(data_args) | asdict(adapter_args) | trainer.args.to_dict()
+    record = {
+        "arguments": {name: value for name, value in arguments.items() if not name.endswith("token")},
+        "adapter_config": json.loads(json.dumps(model.active_peft_config.to_dict(), default=sorted))
+        if isinstance(model, PeftModel)
+        else None,
+        "base_model": {
+            "name": model_args.model_name_or_path,
+            "revision": getattr(model.config, "_commit_hash", None),
+            "sha256": base_sha256,
+        },
+        "data_sha256": {name: hash_rows(rows) for name, rows in raw_datasets.items()},
+        "parameters": count_parameters(model),
+        "precision": {"no": "float32"}.get(trainer.accelerator.mixed_precision, trainer.accelerator.mixed_precision),
+        "device": torch.cuda.get_device_name()
+        if trainer.args.device.type == "cuda"
+        else platform.processor() or "cpu",
+        "processes": trainer.args.world_size,
+        "threads": torch.get_num_threads(),
+        **run_folder.describe_environment(REPOSITORY),
+        "metrics": {},
+    }
+    counts = record["parameters"]
+    logger.info(
+        f"parameters: {counts['adapter']:,} in the adapter (as papers count), {counts['head']:,} in the head, "
+        f"{counts['total']:,} in the model, {counts['stored']:,} stored"
+    )
+    return record
+
+
+def hash_rows(rows: datasets.Dataset) -> str:
+    """SHA-256 of a split's content, whatever file, chunks or version of `datasets` it came through."""
+    import pandas as pd
+
+    frame = rows.with_format(None).to_pandas()
+    return hashlib.sha256(pd.util.hash_pandas_object(frame.astype(str), index=False).values.tobytes()).hexdigest()
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Count parameters as the papers do (`adapter`: what is trained outside the head), and as they are stored."""
+    head = [f"{name}." for name in head_modules(model.get_base_model() if isinstance(model, PeftModel) else model)]
+    trained = {
+        name.removeprefix("base_model.model."): p.numel() for name, p in model.named_parameters() if p.requires_grad
+    }
+    in_head = sum(count for name, count in trained.items() if name.startswith(tuple(head)))
+    saved = peft.get_peft_model_state_dict(model) if isinstance(model, PeftModel) else model.state_dict()
+    return {
+        "adapter": sum(trained.values()) - in_head,
+        "head": in_head,
+        "total": sum(p.numel() for p in model.parameters()),
+        "stored": sum(tensor.numel() for tensor in saved.values()),
+    }
+
+
+def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any]) -> None:
+    """Train, from a checkpoint if there is one, and save the model."""
+    train_result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model()  # saves the tokenizer too
+    metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
+    trainer.log_metrics("train", metrics)
+    save_metrics(trainer, "train", metrics, record)
+    if trainer.is_world_process_zero():
+        with run_folder.whole_file(Path(trainer.args.output_dir) / "trainer_state.json") as temporary:
+            trainer.state.save_to_json(str(temporary))
+
+
+def save_metrics(trainer: GlueTrainer, split: str, metrics: dict[str, float], record: dict[str, Any]) -> None:
+    """Write <split>_results.json and all_results.json, whole or not at all."""
+    record["metrics"].update(metrics)
+    if trainer.is_world_process_zero():
+        output_dir = Path(trainer.args.output_dir)
+        run_folder.write_json(output_dir / f"{split}_results.json", metrics)
+        run_folder.write_json(output_dir / "all_results.json", record["metrics"])
+
+
+def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, record: dict[str, Any]) -> None:
+    """Evaluate on every validation split; MNLI's mismatched one adds the suffix _mm to its metrics."""
+    logger.info("*** Evaluate ***")
+    combined = {}
+    for name, suffix in splits(tokenized_datasets, "validation"):
+        metrics = trainer.evaluate(eval_dataset=tokenized_datasets[name])
+        metrics["eval_samples"] = len(tokenized_datasets[name])
+        if not math.isfinite(metrics["eval_loss"]):
+            raise DivergedError(f"the evaluation loss is {metrics['eval_loss']}")
+        metrics = {f"{key}{suffix}": value for key, value in metrics.items()}
+        trainer.log_metrics("eval", metrics)
+        combined.update(metrics)
+    save_metrics(trainer, "eval", combined, record)
+
+
+def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: Task, record: dict[str, Any]) -> None:
+    """Write predict_results_<task>.txt for every test split: index and label name, or a number for regression."""
+    logger.info("*** Predict ***")
+    for name, suffix in splits(tokenized_datasets, "test"):
+        rows = tokenized_datasets[name]
+        if "labels" in rows.column_names:
+            rows = rows.remove_columns("labels")  # GLUE's are all -1, which no loss accepts
+        outputs = trainer.predict(rows, metric_key_prefix="predict").predictions
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        if not np.isfinite(logits).all():
+            raise DivergedError("the model's outputs are not finite numbers")
+        if task.is_regression:
+            predictions = [f"{value:3.3f}" for value in logits[:, 0]]
+        else:
+            predictions = [trainer.model.config.id2label[i] for i in logits.argmax(axis=1)]
+        record["metrics"][f"predict_samples{suffix}"] = len(rows)
+        if trainer.is_world_process_zero():
+            lines = ["index\tprediction", *(f"{index}\t{item}" for index, item in enumerate(predictions))]
+            path = Path(trainer.args.output_dir) / f"predict_results_{task.name}{suffix.replace('_', '-')}.txt"
+            with run_folder.whole_file(path) as temporary:
+                temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def save_merged(trainer: GlueTrainer, folder: Path) -> None:
+    """Save a plain model whose weights contain the adapter's update, with its tokenizer.
+
+    PEFT's merge_and_unload fails on RandLoRA and VeRA classifiers, so the layers are merged in place and the plain
+    model's tensors are taken by name.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.model
+    model.merge_adapter()
+    merged = model.get_base_model().state_dict()
+    plain = AutoModelForSequenceClassification.from_config(model.config)
+    wanted = plain.state_dict()
+    tensors = {}
+    for name, tensor in merged.items():
+        name = name.replace(".base_layer.", ".").replace(f".modules_to_save.{model.active_adapter}.", ".")
+        if name in wanted and ".original_module." not in name:
+            tensors[name] = tensor
+    plain.load_state_dict(tensors)  # strict: a tensor that PEFT names otherwise is an error, never a random weight
+    model.unmerge_adapter()
+    plain.save_pretrained(folder)
+    trainer.processing_class.save_pretrained(folder)
+    logger.info(f"Saved the merged model to {folder}")
+
+
+def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
+    """Delete the checkpoints, write the record, which marks the run as finished, and say where everything is."""
+    if not trainer.is_world_process_zero():
+        return
+    output_dir = Path(trainer.args.output_dir)
+    if not trainer.args.keep_checkpoints:
+        run_folder.delete_checkpoints(output_dir)
+    saved = [
+        path for name in ("adapter_model.safetensors", "model.safetensors") if (path := output_dir / name).exists()
+    ]
+    record["saved_bytes"] = saved[0].stat().st_size if saved else None
+    record["seconds"] = round(time.perf_counter() - STARTED, 3)
+    if trainer.args.device.type == "cuda":
+        record["peak_memory"] = {"kind": "cuda allocated", "bytes": torch.cuda.max_memory_allocated()}
+    else:
+        record["peak_memory"] = {"kind": "process", "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    run_folder.write_json(output_dir / run_folder.RECORD_FILE, record)
+    scores = {
+        name.removeprefix("eval_"): value
+        for name, value in record["metrics"].items()
+        if name.startswith("eval_")
+        and not name.startswith(("eval_runtime", "eval_samples", "eval_steps", "eval_loss"))
+    }
+    print(f"\nDone in {record['seconds']:.0f} s. Results, record and model: {output_dir}")
+    print("  ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
+
+
+def run_as_script() -> int:
+    """Call main(); a user's mistake and a diverged run end with one line, not a traceback."""
+    try:
+        return main()
+    except UsageError as error:
+        print(f"run_glue.py: error: {error}", file=sys.stderr)
+        return 2
+    except DivergedError as error:
+        print(f"run_glue.py: diverged: {error}; try a lower --learning_rate", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_as_script())

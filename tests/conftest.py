@@ -1,0 +1,95 @@
+"""Tiny models and data for the tests, made once a session; no network, one thread."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import make_tiny
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with roberta, bert and glue."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny.main(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def without_dropout(tiny: Path) -> Path:
+    """Folder with roberta and bert as in `tiny`, but no dropout: what differs then differs for another reason."""
+    folder = tiny / "without_dropout"
+    for kind in ("roberta", "bert"):
+        shutil.copytree(tiny / kind, folder / kind)
+        config = read(folder / kind / "config.json")
+        config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        (folder / kind / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what `datasets` and `evaluate` cache out of the user's home."""
+    import datasets
+    import evaluate
+
+    cache = tmp_path_factory.mktemp("cache")
+    datasets.config.HF_DATASETS_CACHE = cache / "datasets"
+    evaluate.config.HF_METRICS_CACHE = cache / "metrics"
+
+
+@pytest.fixture
+def run(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Call run_glue.main in this process on tiny data and return the output folder; keywords override the flags."""
+    import run_glue
+
+    def call(output: str = "out", **flags: object) -> Path:
+        folder = tmp_path / output
+        run_glue.main(arguments(tiny, folder, **flags))
+        return folder
+
+    return call
+
+
+def arguments(tiny: Path, folder: Path, **flags: object) -> list[str]:
+    """Flags of a short run: None leaves a flag out, True gives it alone, a list several values."""
+    settings: dict[str, object] = {
+        "model_name_or_path": tiny / "roberta",
+        "dataset_path": tiny / "glue",
+        "task_name": "mrpc",
+        "do_train": True,
+        "do_eval": True,
+        "adapter_name": "lora",
+        "rank": 4,
+        "max_train_samples": 64,
+        "max_eval_samples": 32,
+        "per_device_train_batch_size": 16,
+        "num_train_epochs": 1,
+        "learning_rate": 5e-3,
+        "seed": 1,
+        "output_dir": folder,
+        "disable_tqdm": "True",
+    }
+    settings.update(flags)
+    argv = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        argv.append(f"--{name}")
+        if value is not True:
+            argv.extend(map(str, value if isinstance(value, list) else [value]))
+    return argv
+
+
+def read(path: Path) -> dict:
+    """The JSON object in a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
