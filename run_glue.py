@@ -43,6 +43,7 @@ import os
 import platform
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -169,6 +170,11 @@ class DataTrainingArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many rows."})
+
+    @property
+    def source(self) -> str:
+        """Where the data come from, for messages."""
+        return self.dataset_path or self.task_name or self.dataset_name or self.train_file
 
 
 @dataclass
@@ -538,7 +544,7 @@ def load_raw_datasets(
             )
         else:
             raw_datasets = load_hub_dataset(data_args, model_args)
-    source = data_args.dataset_path or data_args.task_name or data_args.dataset_name or data_args.train_file
+    source = data_args.source
     for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
         if getattr(training_args, flag) and not splits(raw_datasets, kind):
             raise UsageError(f"--{flag} needs a {kind} split, but {source} has only: {', '.join(raw_datasets)}")
@@ -615,7 +621,7 @@ def describe_task(
 
     Raises UsageError for a missing column, an empty cell, or a validation label that training never shows.
     """
-    source = data_args.dataset_path or data_args.task_name or data_args.dataset_name or data_args.train_file
+    source = data_args.source
     labelled = (
         raw_datasets["train"] if "train" in raw_datasets else raw_datasets[splits(raw_datasets, "validation")[0][0]]
     )
@@ -1090,11 +1096,29 @@ def make_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, flo
     return compute_metrics
 
 
-def load_metric(task_name: str) -> evaluate.EvaluationModule:
-    """Load GLUE's metric from this repository; in memory and under a name of its own, so that runs don't collide."""
-    return evaluate.load(
-        str(REPOSITORY / "metrics" / "glue"), task_name, keep_in_memory=True, experiment_id=f"{os.getpid()}"
-    )
+def load_metric(config_name: str) -> evaluate.EvaluationModule:
+    """Load this repository's GLUE metric through a module cache that lives only for the call.
+
+    evaluate imports a copy of the script that it keeps under HF_HOME and never checks again: one cut short by a kill
+    or a full disk would break every later run. keep_in_memory does without its cache file, where parallel runs meet.
+    """
+    folder = REPOSITORY / "metrics" / "glue"
+    config, shared_cache, search_path = evaluate.config, evaluate.config.HF_MODULES_CACHE, list(sys.path)
+    with tempfile.TemporaryDirectory(prefix="glue_metric_") as cache:
+        config.HF_MODULES_CACHE = cache
+        sys.path.insert(0, cache)  # ahead of the shared cache, if anything was loaded from that before
+        forget_evaluate_modules()
+        try:
+            return evaluate.load(str(folder), config_name, cache_dir=cache, keep_in_memory=True)
+        finally:
+            config.HF_MODULES_CACHE, sys.path[:] = shared_cache, search_path
+            forget_evaluate_modules()
+
+
+def forget_evaluate_modules() -> None:
+    """Drop evaluate's dynamic package, which stays bound to the cache folder it was first imported from."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
+        del sys.modules[name]
 
 
 def describe_run(

@@ -1,0 +1,82 @@
+"""Every command in README.md is one that the scripts accept."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_train_all import train_all
+
+import parse_results
+import run_glue
+
+REPOSITORY = Path(run_glue.__file__).parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def of_kind(fragment: str) -> list[str]:
+    """The commands that contain a fragment; none would leave nothing tested."""
+    found = [command for command in COMMANDS if fragment in command]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("command", of_kind("python run_glue.py"))
+def test_runs_parse(command, tmp_path, monkeypatch):
+    for name in (
+        "train.csv",
+        "validation.csv",
+        "dora.json",
+        "finetuned_results/randlora64/1/sst2/adapter_config.json",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    _, _, _, training_args = run_glue.parse_arguments(shlex.split(command)[2:])
+    assert training_args.do_train or training_args.do_eval
+
+
+@pytest.mark.parametrize("command", of_kind("train_all.sh"))
+def test_sweeps_print_runs_that_parse(command):
+    words = shlex.split(command)
+    script = words.index("train_all.sh")
+    variables = dict(word.split("=", 1) for word in words[: script - 1])
+    done = train_all(*words[script + 1 :], **(variables | {"DRY_RUN": "1"}))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines
+    for line in lines[:: max(1, len(lines) // 5)]:
+        run_glue.parse_arguments(shlex.split(line)[2:])
+
+
+@pytest.mark.parametrize("command", of_kind("python parse_results.py"))
+def test_tables_parse(command):
+    parse_results.parse_arguments(shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize("command", of_kind("make "))
+def test_make_knows_its_targets(command):
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout
+
+
+def test_no_command_is_left_out():
+    kinds = ("python run_glue.py", "train_all.sh", "python parse_results.py", "make ", "conda ")
+    assert [command for command in COMMANDS if not any(kind in command for kind in kinds)] == []
+
+
+def test_environment_file_reads_the_one_place_for_versions():
+    assert "name: randlora_glue" in (REPOSITORY / "env.yml").read_text()
+    assert "- -r requirements.txt" in (REPOSITORY / "env.yml").read_text()
+    pins = (REPOSITORY / "requirements.txt").read_text().split()
+    assert all(re.fullmatch(r"[a-z-]+==[\d.]+", pin) for pin in pins)
+
+
+def test_every_own_flag_is_described():
+    for name in run_glue.AdapterArguments.__dataclass_fields__:
+        if not name.startswith("_"):
+            assert f"--{name}" in README
