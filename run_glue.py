@@ -76,7 +76,9 @@ from transformers import (
 from transformers.trainer_utils import SaveStrategy
 
 import run_folder
+from fast_adapters import use_fast_adapters
 from run_folder import UsageError
+from unpadded_encoder import use_unpadded_encoder
 
 STARTED = time.perf_counter()
 REPOSITORY = Path(__file__).resolve().parent
@@ -166,6 +168,10 @@ class DataTrainingArguments:
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad every row to --max_seq_length, not to the longest of its batch."}
     )
+    unpad: bool = field(
+        default=True,
+        metadata={"help": "Run BERT's and RoBERTa's encoders on real tokens alone: the same results."},
+    )
     overwrite_cache: bool = field(default=False, metadata={"help": "Tokenise again instead of using the cache."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
@@ -214,6 +220,9 @@ class AdapterArguments:
     )
     save_projection: bool = field(
         default=False, metadata={"help": "Save the random bases themselves (up to gigabytes), not only their hash."}
+    )
+    fast_adapters: bool = field(
+        default=True, metadata={"help": "Compute RandLoRA, VeRA and LoRA layers in weight space: the same results."}
     )
     adapter_config: str | None = field(
         default=None,
@@ -311,9 +320,10 @@ def main(argv: list[str] | None = None) -> int:
 
     checkpoint = prepare_output_dir(output_dir, training_args)
     model, base_sha256 = load_model(model_args, adapter_args, config, adapter_config, training_args.seed)
+    fast_paths = use_fast_paths(model, adapter_args, data_args)
     trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task)
     check_random_bases(trainer.model, [checkpoint] if checkpoint else [adapter_args.adapter_path])
-    record = describe_run(trainer, model_args, data_args, adapter_args, raw_datasets, base_sha256)
+    record = describe_run(trainer, model_args, data_args, adapter_args, raw_datasets, base_sha256) | fast_paths
     if training_args.do_train:
         train(trainer, checkpoint, record)
     if training_args.do_eval:
@@ -1019,6 +1029,21 @@ def check_random_bases(model: nn.Module, folders: list[Path | str | None]) -> No
                 "one that trained the adapter, and with them it would be wrong. Train with --save_projection, or load "
                 "it on a machine of the same kind"
             )
+
+
+def use_fast_paths(
+    model: nn.Module, adapter_args: AdapterArguments, data_args: DataTrainingArguments
+) -> dict[str, dict[str, Any]]:
+    """Switch on what computes the same in less time, and return for the record what was and what was not, and why."""
+    adapters: dict[str, Any] = {"converted": 0, "left": {}}
+    if adapter_args.fast_adapters and isinstance(model, PeftModel):
+        adapters = use_fast_adapters(model)._asdict()
+        left = "".join(f", {count} left ({reason})" for reason, count in adapters["left"].items())
+        logger.info(f"fast adapters: {adapters['converted']} layers converted{left}")
+    padded = "--no_unpad" if not data_args.unpad else "--pad_to_max_length" if data_args.pad_to_max_length else None
+    padded = padded or use_unpadded_encoder(model)
+    logger.info(f"unpadded encoder: {'on' if padded is None else f'off, as {padded}'}")
+    return {"fast_adapters": adapters, "unpadded_encoder": {"on": padded is None, "reason": padded}}
 
 
 class GlueTrainer(Trainer):

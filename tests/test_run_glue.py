@@ -288,7 +288,8 @@ def test_reload_with_stock_peft_gives_identical_logits(run, tiny, adapter, task,
     monkeypatch.setattr(
         run_glue, "finish", lambda trainer, record: models.append(trainer.model) or finish(trainer, record)
     )
-    folder = run(adapter_name=adapter, task_name=task, **ADAPTERS[adapter])
+    as_the_library = {"no_fast_adapters": True, "no_unpad": True}  # whose results are equal up to rounding only
+    folder = run(adapter_name=adapter, task_name=task, **as_the_library, **ADAPTERS[adapter])
     config = AutoConfig.from_pretrained(folder)
     base = AutoModelForSequenceClassification.from_pretrained(tiny / "roberta", config=config, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(base, folder)
@@ -391,6 +392,69 @@ def test_record_holds_what_made_the_numbers_and_no_token(run):
     assert counts["stored"] == sum(tensor.numel() for tensor in weights.values())
     assert counts["adapter"] + counts["head"] == counts["stored"]
     assert counts["head"] == sum(tensor.numel() for name, tensor in weights.items() if "classifier" in name)
+
+
+# The fast paths
+
+
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_fast_paths_change_the_time_alone(run, without_dropout, adapter, kind):
+    """Without dropout a short training in float32 gives the same losses with and without them.
+
+    Each step rounds differently in the last of 24 bits and AdamW carries that on: 1e-3 is far above what eight steps
+    make of it, and far below what one wrong gradient would.
+    """
+    flags = {
+        "adapter_name": adapter,
+        "model_name_or_path": without_dropout / kind,
+        "logging_steps": 1,
+        "num_train_epochs": 2,
+        "adam_epsilon": 1e-3,  # so that rounding of a gradient near 0 can't turn its step's sign
+        **ADAPTERS[adapter],
+    }
+    with_them = run("with", **flags)
+    without = run("without", no_fast_adapters=True, no_unpad=True, **flags)
+    losses = [
+        [entry["loss"] for entry in read(folder / "trainer_state.json")["log_history"] if "loss" in entry]
+        for folder in (with_them, without)
+    ]
+    assert len(losses[0]) == 8
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    records = [read(folder / "run.json") for folder in (with_them, without)]
+    assert records[0]["metrics"]["eval_loss"] == pytest.approx(records[1]["metrics"]["eval_loss"], rel=1e-3)
+    converted = 0 if adapter == "none" else 12 + (kind == "bert")  # BERT's pooler is a target too
+    assert records[0]["fast_adapters"] == {"converted": converted, "left": {}}
+    assert records[0]["unpadded_encoder"] == {"on": True, "reason": None}
+    assert records[1]["fast_adapters"] == {"converted": 0, "left": {}}
+    assert records[1]["unpadded_encoder"] == {"on": False, "reason": "--no_unpad"}
+
+
+def test_layers_left_to_peft_are_recorded_with_the_reason(run):
+    record = read(run(adapter_dropout=0.1, pad_to_max_length=True) / "run.json")
+    assert record["fast_adapters"] == {"converted": 0, "left": {"adapter dropout": 12}}
+    assert record["unpadded_encoder"] == {"on": False, "reason": "--pad_to_max_length"}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first, monkeypatch):
+    off = {"no_fast_adapters": True, "no_unpad": True}
+    flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "num_train_epochs": 2}
+    whole = run("whole", **flags)
+    training_step = run_glue.GlueTrainer.training_step
+
+    def die(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise Killed
+        return training_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(run_glue.GlueTrainer, "training_step", die)
+    with pytest.raises(Killed):
+        run("killed", **flags, **(off if first else {}))
+    monkeypatch.setattr(run_glue.GlueTrainer, "training_step", training_step)
+    resumed = run("killed", resume=True, **flags, **({} if first else off))
+    losses = [read(folder / "eval_results.json")["eval_loss"] for folder in (whole, resumed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 # Data
