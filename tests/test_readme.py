@@ -79,4 +79,4 @@ def test_environment_file_reads_the_one_place_for_versions():
 def test_every_own_flag_is_described():
     for name in run_glue.AdapterArguments.__dataclass_fields__:
         if not name.startswith("_"):
-            assert f"--{name}" in README
+            assert f"--{name}" in README or f"--no_{name}" in README
