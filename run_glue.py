@@ -318,11 +318,12 @@ def main(argv: list[str] | None = None) -> int:
     max_positions = count_positions(architecture)
     tokenized_datasets = tokenize(raw_datasets, task, label_to_id, tokenizer, max_positions, data_args, training_args)
 
-    checkpoint = prepare_output_dir(output_dir, training_args)
+    checkpoint = find_checkpoint(output_dir, training_args)
     model, base_sha256 = load_model(model_args, adapter_args, config, adapter_config, training_args.seed)
     fast_paths = use_fast_paths(model, adapter_args, data_args)
     trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task)
-    check_random_bases(trainer.model, [checkpoint] if checkpoint else [adapter_args.adapter_path])
+    check_random_bases(model, checkpoint or adapter_args.adapter_path)
+    clear_output_dir(output_dir, training_args, checkpoint)
     record = describe_run(trainer, model_args, data_args, adapter_args, raw_datasets, base_sha256) | fast_paths
     if training_args.do_train:
         train(trainer, checkpoint, record)
@@ -508,6 +509,8 @@ def setup_logging(training_args: GlueTrainingArguments) -> None:
         level = logging.INFO
     logger.setLevel(level)
     datasets.utils.logging.set_verbosity_warning()
+    # Both would report every load to a server, and without a network wait for it.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = evaluate.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
     warnings.filterwarnings("ignore", message="Specified to not save")  # the bases' hash is saved and compared instead
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
@@ -940,21 +943,18 @@ def tokenize(
     return DatasetDict(tokenized)
 
 
-def prepare_output_dir(output_dir: Path, args: GlueTrainingArguments) -> Path | None:
-    """Make --output_dir ready, once nothing can be refused any more, and return the checkpoint to resume from."""
-    with args.main_process_first(desc="preparing the output folder"):
-        checkpoint = None
-        if args.resume_from_checkpoint is not None:
-            checkpoint = Path(args.resume_from_checkpoint)
-            if not run_folder.is_whole(checkpoint):
-                raise UsageError(f"--resume_from_checkpoint {checkpoint}: not a whole checkpoint of Trainer")
-        elif args.resume and args.do_train:
-            checkpoint, broken = run_folder.last_whole_checkpoint(output_dir)
-            for path in broken:
-                logger.warning(f"{path} is truncated: it is not used, resuming from {checkpoint or 'the start'}")
-        if args.should_save and checkpoint is None:
-            run_folder.clear(output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
+def find_checkpoint(output_dir: Path, args: GlueTrainingArguments) -> Path | None:
+    """Return the checkpoint to resume from: the one that was named, or with --resume the last whole one."""
+    if args.resume_from_checkpoint is not None:
+        checkpoint = Path(args.resume_from_checkpoint)
+        if not run_folder.is_whole(checkpoint):
+            raise UsageError(f"--resume_from_checkpoint {checkpoint}: not a whole checkpoint of Trainer")
+        return checkpoint
+    if not (args.resume and args.do_train):
+        return None
+    checkpoint, broken = run_folder.last_whole_checkpoint(output_dir)
+    for path in broken:
+        logger.warning(f"{path} is truncated: it is not used, resuming from {checkpoint or 'the start'}")
     if checkpoint is not None:
         logger.info(f"Resuming from {checkpoint}")
     return checkpoint
@@ -1012,23 +1012,22 @@ def random_bases(model: nn.Module) -> dict[str, torch.Tensor]:
     return bases
 
 
-def check_random_bases(model: nn.Module, folders: list[Path | str | None]) -> None:
-    """Raise UsageError where a saved adapter was trained on other random bases than this machine drew.
+def check_random_bases(model: nn.Module, folder: Path | str | None) -> None:
+    """Raise UsageError where the adapter in a folder was trained on other random bases than this machine drew.
 
     PEFT draws them from the key in bfloat16 or float16, as the machine offers, and does not check.
     """
-    for folder in folders:
-        if folder is None or not random_bases(model):
-            continue
-        saved = run_folder.read_json(Path(folder) / run_folder.BASES_FILE)
-        if saved is None:
-            logger.warning(f"{folder} has no {run_folder.BASES_FILE}: its random bases can't be verified")
-        elif saved["sha256"] != hash_tensors(random_bases(model)):
-            raise UsageError(
-                f"{folder}: this machine draws other random bases from key {saved['projection_prng_key']} than the "
-                "one that trained the adapter, and with them it would be wrong. Train with --save_projection, or load "
-                "it on a machine of the same kind"
-            )
+    if folder is None or not random_bases(model) or model.active_peft_config.save_projection:
+        return  # nothing to load, nothing random, or the bases themselves come with the adapter
+    saved = run_folder.read_json(Path(folder) / run_folder.BASES_FILE)
+    if saved is None:
+        logger.warning(f"{folder} has no {run_folder.BASES_FILE}: its random bases can't be verified")
+    elif saved["sha256"] != hash_tensors(random_bases(model)):
+        raise UsageError(
+            f"{folder}: this machine draws other random bases from key {saved['projection_prng_key']} than the one "
+            "that trained the adapter, and with them it would be wrong. Train with --save_projection, or load it on a "
+            "machine of the same kind"
+        )
 
 
 def use_fast_paths(
@@ -1144,6 +1143,14 @@ def forget_evaluate_modules() -> None:
     """Drop evaluate's dynamic package, which stays bound to the cache folder it was first imported from."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
         del sys.modules[name]
+
+
+def clear_output_dir(output_dir: Path, args: GlueTrainingArguments, checkpoint: Path | None) -> None:
+    """Delete what an earlier run left, unless it is resumed: now that nothing can be refused any more."""
+    with args.main_process_first(desc="preparing the output folder"):
+        if args.should_save and checkpoint is None:
+            run_folder.clear(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
 
 
 def describe_run(

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -430,6 +431,26 @@ def test_fast_paths_change_the_time_alone(run, without_dropout, adapter, kind):
     assert records[1]["unpadded_encoder"] == {"on": False, "reason": "--no_unpad"}
 
 
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("adapter", ["randlora", "none"])
+def test_gradient_checkpointing_gives_the_same_weights(run, without_dropout, adapter, reentrant):
+    flags = {"adapter_name": adapter, "model_name_or_path": without_dropout / "roberta", **ADAPTERS[adapter]}
+    kept = json.dumps({"use_reentrant": reentrant})
+    recomputed = run("recomputed", gradient_checkpointing=True, gradient_checkpointing_kwargs=kept, **flags)
+    reference = run("reference", **flags)
+    left, right = saved_weights(recomputed), saved_weights(reference)
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-5)
+
+
+def test_torch_compile_works_with_the_fast_adapters(run, without_dropout):
+    flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "max_steps": 2}
+    compiled = run("compiled", torch_compile=True, torch_compile_backend="eager", **flags)
+    reference = run("reference", **flags)
+    losses = [read(folder / "eval_results.json")["eval_loss"] for folder in (compiled, reference)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_layers_left_to_peft_are_recorded_with_the_reason(run):
     record = read(run(adapter_dropout=0.1, pad_to_max_length=True) / "run.json")
     assert record["fast_adapters"] == {"converted": 0, "left": {"adapter dropout": 12}}
@@ -504,6 +525,33 @@ def test_own_files_for_classification_and_regression(run, tmp_path, suffix, labe
         assert predictions == [str(label) for label in labels] * 8
 
 
+def test_a_data_set_by_name(run, tiny):
+    """A folder stands for a data set of the hub, which load_dataset treats alike."""
+    folder = run(task_name=None, dataset_path=None, dataset_name=tiny / "glue" / "mrpc", do_predict=True)
+    assert 0 <= read(folder / "eval_results.json")["eval_accuracy"] <= 1
+    predictions = (folder / "predict_results_mrpc.txt").read_text()
+    assert "equivalent" in predictions
+
+
+def test_nothing_local_reaches_for_the_network(tiny, tmp_path):
+    """With HF_HUB_OFFLINE unset, a run on local files makes no connection, not even one whose failure is ignored."""
+    script = (
+        "import socket, sys\n"
+        "def refuse(*args):\n"
+        f"    open({str(tmp_path / 'calls')!r}, 'a').write(repr(args))\n"
+        "    raise OSError('no network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "import run_glue\n"
+        "run_glue.main(sys.argv[1:])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "HF_HOME": str(tmp_path / "home")}
+    command = arguments(tiny, tmp_path / "out", max_steps=1)
+    subprocess.run([sys.executable, "-c", script, *command], check=True, capture_output=True, env=environment)
+    assert (tmp_path / "out" / "run.json").exists()
+    assert not (tmp_path / "calls").exists()
+
+
 def test_local_data_are_never_stale_nor_mixed_up(run, tiny, tmp_path):
     """Two folders of one name and the same modification times, then one of them rewritten in place."""
     first, second = tmp_path / "a" / "glue", tmp_path / "b" / "glue"
@@ -513,8 +561,6 @@ def test_local_data_are_never_stale_nor_mixed_up(run, tiny, tmp_path):
     assert records[0]["data_sha256"]["train"] != records[1]["data_sha256"]["train"]
     old = (first / "mrpc" / "train-00000-of-00001.parquet").stat()
     shutil.copy(second / "mrpc" / "train-00000-of-00001.parquet", first / "mrpc")
-    import os
-
     os.utime(first / "mrpc" / "train-00000-of-00001.parquet", ns=(old.st_atime_ns, old.st_mtime_ns))
     rewritten = read(run("2", dataset_path=first) / "run.json")
     assert rewritten["data_sha256"]["train"] == records[1]["data_sha256"]["train"]
