@@ -912,14 +912,6 @@ def tokenize(
     # without this call the first process to tokenise and the next ones would look under different names.
     tokenizer("", **settings)
 
-    def preprocess_function(examples: dict[str, list]) -> dict[str, list]:
-        texts = [examples[key] for key in task.sentence_keys if key is not None]
-        result = tokenizer(*texts, **settings)
-        if "label" in examples:
-            ids = examples["label"]
-            result["labels"] = list(map(float, ids)) if task.is_regression else [to_model_id.get(i, -1) for i in ids]
-        return result
-
     tokenized = {}
     wanted = {
         "train": (training_args.do_train, data_args.max_train_samples),
@@ -934,13 +926,32 @@ def tokenize(
                 ids = label_ids(task, rows) if "label" in rows.column_names else {}
                 to_model_id = {label: label_to_id[i] for label, i in ids.items()} if label_to_id else {}
                 tokenized[name] = rows.map(
-                    preprocess_function,
+                    make_preprocess_function(task, tokenizer, settings, to_model_id),
                     batched=True,
                     remove_columns=rows.column_names,
                     load_from_cache_file=not data_args.overwrite_cache,
                     desc=f"Running tokenizer on {name}",
                 )
     return DatasetDict(tokenized)
+
+
+def make_preprocess_function(
+    task: Task,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    settings: dict[str, Any],
+    to_model_id: dict[str | int, int],
+) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Return the function that `map` applies: texts to tokens, the data's labels to the model's (-1: GLUE's none)."""
+
+    def preprocess_function(examples: dict[str, list]) -> dict[str, list]:
+        """Tokenise one batch of rows."""
+        result = tokenizer(*(examples[key] for key in task.sentence_keys if key is not None), **settings)
+        if "label" in examples:
+            labels = examples["label"]
+            result["labels"] = [float(x) if task.is_regression else to_model_id.get(x, -1) for x in labels]
+        return result
+
+    return preprocess_function
 
 
 def find_checkpoint(output_dir: Path, args: GlueTrainingArguments) -> Path | None:
@@ -1107,6 +1118,7 @@ def make_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, flo
         metric = load_metric(task.metric)
 
     def compute_metrics(p: EvalPrediction) -> dict[str, float]:
+        """Metrics of one evaluation; raises DivergedError where the logits are no numbers."""
         logits = p.predictions[0] if isinstance(p.predictions, tuple) else p.predictions
         if not np.isfinite(logits).all():
             raise DivergedError("the model's outputs are not finite numbers")

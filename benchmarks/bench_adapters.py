@@ -90,6 +90,7 @@ def training_step(model: nn.Module, precision: torch.dtype) -> Callable[[dict[st
     optimizer = torch.optim.AdamW(parameters, lr=1e-6, fused=True)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
+        """One step on one batch."""
         device_type = batch["input_ids"].device.type
         with torch.autocast(device_type, dtype=precision, enabled=precision != torch.float32):
             loss = model(**batch).loss
@@ -104,6 +105,7 @@ def evaluation(model: nn.Module, precision: torch.dtype) -> Callable[[dict[str, 
     """A function that runs one forward pass on a batch, without gradients."""
 
     def evaluate(batch: dict[str, torch.Tensor]) -> None:
+        """One forward pass."""
         device_type = batch["input_ids"].device.type
         with torch.no_grad(), torch.autocast(device_type, dtype=precision, enabled=precision != torch.float32):
             model(**batch)
@@ -150,6 +152,7 @@ def saved_bytes(model: nn.Module, batch: dict[str, torch.Tensor]) -> int:
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        """Count a tensor's storage as it is saved."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()

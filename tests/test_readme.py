@@ -55,7 +55,7 @@ def test_sweeps_print_runs_that_parse(command):
 
 @pytest.mark.parametrize("command", of_kind("python parse_results.py"))
 def test_tables_parse(command):
-    parse_results.parse_arguments(shlex.split(command)[2:])
+    assert parse_results.parse_arguments(shlex.split(command)[2:]).n_seeds == "5"
 
 
 @pytest.mark.parametrize("command", of_kind("make "))

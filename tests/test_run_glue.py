@@ -1,5 +1,6 @@
 """run_glue.py end to end on tiny models: what a run trains, saves, resumes and refuses."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -195,8 +196,23 @@ class Killed(Exception):
     """Stands for the end of the process in the middle of an epoch."""
 
 
+@contextlib.contextmanager
+def killed_at_step_5():
+    """Raise Killed in the sixth step of any training inside."""
+    training_step = run_glue.GlueTrainer.training_step
+
+    def die(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise Killed
+        return training_step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_glue.GlueTrainer, "training_step", die)
+        yield
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_resume_in_mid_epoch_is_bit_identical(run, adapter, monkeypatch):
+def test_resume_in_mid_epoch_is_bit_identical(run, adapter):
     flags = {
         "adapter_name": adapter,
         "num_train_epochs": 2,
@@ -205,17 +221,8 @@ def test_resume_in_mid_epoch_is_bit_identical(run, adapter, monkeypatch):
         **ADAPTERS[adapter],
     }
     whole = run("whole", **flags)
-    training_step = run_glue.GlueTrainer.training_step
-
-    def die(self, *args, **kwargs):
-        if self.state.global_step == 5:
-            raise Killed
-        return training_step(self, *args, **kwargs)
-
-    monkeypatch.setattr(run_glue.GlueTrainer, "training_step", die)
-    with pytest.raises(Killed):
+    with killed_at_step_5(), pytest.raises(Killed):
         run("killed", **flags)
-    monkeypatch.setattr(run_glue.GlueTrainer, "training_step", training_step)
     resumed = run("killed", resume=True, **flags)
     assert equal(saved_weights(whole), saved_weights(resumed))
     results = [read(folder / "eval_results.json") for folder in (whole, resumed)]
@@ -458,21 +465,12 @@ def test_layers_left_to_peft_are_recorded_with_the_reason(run):
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first, monkeypatch):
+def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first):
     off = {"no_fast_adapters": True, "no_unpad": True}
     flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "num_train_epochs": 2}
     whole = run("whole", **flags)
-    training_step = run_glue.GlueTrainer.training_step
-
-    def die(self, *args, **kwargs):
-        if self.state.global_step == 5:
-            raise Killed
-        return training_step(self, *args, **kwargs)
-
-    monkeypatch.setattr(run_glue.GlueTrainer, "training_step", die)
-    with pytest.raises(Killed):
+    with killed_at_step_5(), pytest.raises(Killed):
         run("killed", **flags, **(off if first else {}))
-    monkeypatch.setattr(run_glue.GlueTrainer, "training_step", training_step)
     resumed = run("killed", resume=True, **flags, **({} if first else off))
     losses = [read(folder / "eval_results.json")["eval_loss"] for folder in (whole, resumed)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
