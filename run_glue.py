@@ -1234,6 +1234,9 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any])
     train_result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()  # saves the tokenizer too
     metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
+    if trainer.args.world_size > 1:  # Trainer reports the loss of this process's rows alone
+        loss = torch.tensor(metrics["train_loss"], device=trainer.args.device)
+        metrics["train_loss"] = trainer.accelerator.reduce(loss, reduction="mean").item()
     trainer.log_metrics("train", metrics)
     save_metrics(trainer, "train", metrics, record)
     if trainer.is_world_process_zero():
@@ -1341,15 +1344,23 @@ def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
 
 
 def run_as_script() -> int:
-    """Call main(); a user's mistake and a diverged run end with one line, not a traceback."""
+    """Call main() and return the exit status; a user's mistake and a diverged run end with one line, no traceback."""
     try:
-        return main()
+        status = main()
     except UsageError as error:
         print(f"run_glue.py: error: {error}", file=sys.stderr)
-        return 2
+        status = 2
     except DivergedError as error:
         print(f"run_glue.py: diverged: {error}; try a lower --learning_rate", file=sys.stderr)
-        return 1
+        status = 1
+    if torch.distributed.is_initialized():
+        # DistributedDataParallel's end joins gloo's threads while it holds the GIL, and now and then waits for ever.
+        if status == 0:
+            torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":

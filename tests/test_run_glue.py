@@ -133,6 +133,36 @@ def test_gradient_accumulation_gives_the_big_batch(run, without_dropout):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_two_processes_give_the_big_batch_and_one_record(run, tiny, tmp_path, without_dropout, fast):
+    """torchrun with two ranks of 8 rows each ends where one process with 16 rows does, to float32's rounding."""
+    flags = {
+        "model_name_or_path": without_dropout / "roberta",
+        "adapter_name": "randlora",
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "max_grad_norm": 0,
+        "max_steps": 2,
+        "train_sampling_strategy": "sequential",
+        **({} if fast else {"no_fast_adapters": True, "no_unpad": True}),
+    }
+    single = run("single", per_device_train_batch_size=16, **flags)
+    command = arguments(tiny, tmp_path / "double", per_device_train_batch_size=8, **flags)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, REPOSITORY / "run_glue.py", *command], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    left, right = saved_weights(single), saved_weights(tmp_path / "double")
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-6)
+    records = [read(folder / "run.json") for folder in (single, tmp_path / "double")]
+    assert [record["processes"] for record in records] == [1, 2]
+    losses = [[record["metrics"][f"{split}_loss"] for split in ("train", "eval")] for record in records]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+    assert records[1]["metrics"]["eval_samples"] == 32
+
+
 def test_defaults_are_the_protocol_s_and_flags_override_them(tiny, tmp_path):
     *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path))
     assert (args.adam_epsilon, args.weight_decay, args.warmup_steps) == (1e-6, 0.0, 0.06)
