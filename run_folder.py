@@ -39,6 +39,11 @@ class UsageError(ValueError):
     """A user's mistake: one line that names the flag or file and the allowed values; exit status 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the error's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on success flush it to disk and rename it to `path`, else leave nothing."""

@@ -34,7 +34,6 @@ all_results.json, trainer_state.json, predict_results_<task>.txt; and last, mark
 arguments, versions, data and weight hashes, parameter counts, seconds, peak memory and metrics.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -47,9 +46,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import datasets
 import evaluate
@@ -57,7 +56,7 @@ import numpy as np
 import peft
 import torch
 import transformers
-from datasets import DatasetDict, load_dataset
+from datasets import DatasetDict
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
@@ -66,244 +65,40 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     EvalPrediction,
-    HfArgumentParser,
     PreTrainedConfig,
     Trainer,
-    TrainingArguments,
     default_data_collator,
     set_seed,
 )
-from transformers.trainer_utils import SaveStrategy
 
 import run_folder
 from fast_adapters import use_fast_adapters
-from run_folder import UsageError
+from glue_arguments import (
+    AdapterArguments,
+    DataTrainingArguments,
+    GlueTrainingArguments,
+    ModelArguments,
+    parse_arguments,
+)
+from glue_data import Task, describe_task, load_raw_datasets, splits, tokenize
+from run_folder import UsageError, first_line
 from unpadded_encoder import use_unpadded_encoder
 
 STARTED = time.perf_counter()
 REPOSITORY = Path(__file__).resolve().parent
-MAX_SEED = 2**32 - 1  # numpy's limit
 
-task_to_keys = {
-    "cola": ("sentence", None),
-    "mnli": ("premise", "hypothesis"),
-    "mrpc": ("sentence1", "sentence2"),
-    "qnli": ("question", "sentence"),
-    "qqp": ("question1", "question2"),
-    "rte": ("sentence1", "sentence2"),
-    "sst2": ("sentence", None),
-    "stsb": ("sentence1", "sentence2"),
-    "wnli": ("sentence1", "sentence2"),
-}
-# Flags that mean something for some adapters only; given with another one they are refused, not ignored.
-ADAPTER_FLAGS = {
-    "rank": ("lora", "randlora", "vera"),
-    "target_modules": ("lora", "randlora", "vera"),
-    "adapter_dropout": ("lora", "randlora", "vera"),
-    "adapter_alpha": ("lora", "randlora"),
-    "vera_d_initial": ("vera",),
-    "randlora_sparse": ("randlora",),
-    "randlora_very_sparse": ("randlora",),
-    "paper_scaling": ("randlora",),
-    "projection_prng_key": ("randlora", "vera"),
-    "save_projection": ("randlora", "vera"),
-}
-
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("run_glue")
 
 
 class DivergedError(ArithmeticError):
     """A loss that is NaN or infinite: the run ends with exit status 1 and without results."""
 
 
-@dataclass
-class ModelArguments:
-    """Which pre-trained model to fine-tune, and how to load it."""
-
-    _argument_group_name: ClassVar[str] = "Model"
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pre-trained model: a folder, or a model id of the Hugging Face hub."}
-    )
-    config_name: str | None = field(default=None, metadata={"help": "Config, if not the model's own."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's own."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloaded models and data are kept."})
-    use_fast_tokenizer: bool = field(default=True, metadata={"help": "Use the tokenizers library where it can."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model on the hub."})
-    token: str | None = field(
-        default=None, metadata={"help": "Access token of the hub (default: the one from `hf auth login`)."}
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run model code that comes with a hub repository. Only for code you read."}
-    )
-    ignore_mismatched_sizes: bool = field(
-        default=False, metadata={"help": "Draw a new head where the saved one has another number of labels."}
-    )
-
-
-@dataclass
-class DataTrainingArguments:
-    """Which data to train and evaluate on, and how to prepare them."""
-
-    _argument_group_name: ClassVar[str] = "Data"
-    task_name: str | None = field(default=None, metadata={"help": "GLUE task: " + ", ".join(task_to_keys) + "."})
-    dataset_path: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder with a local copy of nyu-mll/glue in the hub's layout, FOLDER/<task>/<split>-*.parquet. "
-            "With it no network is needed."
-        },
-    )
-    dataset_name: str | None = field(default=None, metadata={"help": "A data set of the hub, instead of a GLUE task."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of --dataset_name."})
-    train_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "CSV or JSON file with a `label` column (floats: regression) and one or two text columns "
-            "(sentence1 and sentence2, or the first two that are not label)."
-        },
-    )
-    validation_file: str | None = field(default=None, metadata={"help": "The same for --do_eval."})
-    test_file: str | None = field(default=None, metadata={"help": "The same for --do_predict; needs no labels."})
-    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated to so many tokens."})
-    pad_to_max_length: bool = field(
-        default=False, metadata={"help": "Pad every row to --max_seq_length, not to the longest of its batch."}
-    )
-    unpad: bool = field(
-        default=True,
-        metadata={"help": "Run BERT's and RoBERTa's encoders on real tokens alone: the same results."},
-    )
-    overwrite_cache: bool = field(default=False, metadata={"help": "Tokenise again instead of using the cache."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many rows."})
-
-    @property
-    def source(self) -> str:
-        """Where the data come from, for messages."""
-        return self.dataset_path or self.task_name or self.dataset_name or self.train_file
-
-
-@dataclass
-class AdapterArguments:
-    """Which parameter-efficient method adapts the encoder."""
-
-    _argument_group_name: ClassVar[str] = "Adapter"
-    adapter_name: Literal["lora", "randlora", "vera", "none"] = field(
-        default="none", metadata={"help": "lora, randlora, vera, or none: full fine-tuning."}
-    )
-    rank: int = field(default=16, metadata={"help": "Rank of the update (RandLoRA: of each of its bases)."})
-    target_modules: list[str] = field(
-        default_factory=lambda: ["query", "key", "value", "dense"],
-        metadata={"help": "Names of the linear layers to adapt: by default every one of BERT's or RoBERTa's encoder."},
-    )
-    adapter_alpha: float | None = field(
-        default=None, metadata={"help": "alpha of LoRA and RandLoRA, which scale by alpha / rank. Default: 2 x rank."}
-    )
-    adapter_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
-    vera_d_initial: float = field(default=0.1, metadata={"help": "Initial value of VeRA's d vectors."})
-    randlora_sparse: bool = field(default=False, metadata={"help": "RandLoRA: ternary bases, two thirds zero."})
-    randlora_very_sparse: bool = field(
-        default=False, metadata={"help": "RandLoRA: ternary bases, 1 - 2/sqrt(d) zero."}
-    )
-    paper_scaling: bool = field(
-        default=False,
-        metadata={
-            "help": "RandLoRA: scale by alpha / (rank sqrt(n)), n bases, as the authors' code, not alpha / rank."
-        },
-    )
-    projection_prng_key: int | None = field(
-        default=None,
-        metadata={
-            "help": "Key from which RandLoRA and VeRA draw their random bases. Default: int(exp(seed) * 3.1415), the "
-            "authors' formula, up to seed 43, where it reaches 2^64; from seed 44 on 2^32 + seed."
-        },
-    )
-    save_projection: bool = field(
-        default=False, metadata={"help": "Save the random bases themselves (up to gigabytes), not only their hash."}
-    )
-    fast_adapters: bool = field(
-        default=True, metadata={"help": "Compute RandLoRA, VeRA and LoRA layers in weight space: the same results."}
-    )
-    adapter_config: str | None = field(
-        default=None,
-        metadata={"help": "JSON file with the PEFT config of any other method, in place of --adapter_name."},
-    )
-    adapter_path: str | None = field(
-        default=None, metadata={"help": "Folder of a saved adapter to evaluate or predict with, without training."}
-    )
-    save_merged: str | None = field(
-        default=None, metadata={"help": "Folder for a plain model with the adapter merged in, to load without PEFT."}
-    )
-
-
-@dataclass
-class GlueTrainingArguments(TrainingArguments):
-    """TrainingArguments with the protocol's defaults, and what a run does with an output folder that is in use."""
-
-    _argument_group_name: ClassVar[str] = "Training (transformers.TrainingArguments)"
-    resume: bool = field(
-        default=False,
-        metadata={"help": "Continue from the last whole checkpoint in --output_dir; a finished run is left alone."},
-    )
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete the run that --output_dir holds and start afresh."}
-    )
-    adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
-    warmup_steps: float = field(
-        default=0.06, metadata={"help": "Steps of linear warm-up; below 1, the share of all steps."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "The batch size per device for evaluation."})
-    save_strategy: SaveStrategy | str = field(
-        default="epoch", metadata={"help": "When to save a checkpoint: 'no', 'epoch', 'steps' or 'best'."}
-    )
-    save_total_limit: int | None = field(
-        default=None,
-        metadata={
-            "help": "How many checkpoints are kept, after the run too. Unless given: the last one while the run goes "
-            "on, none once it is finished."
-        },
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Unused: a loss that is NaN or infinite ends the run."}
-    )
-
-    def __post_init__(self) -> None:
-        """Settle what the machine decides, before the parent's checks."""
-        self.keep_checkpoints = self.save_total_limit is not None
-        self.save_total_limit = 1 if self.save_total_limit is None else self.save_total_limit
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
-            self.use_cpu = True  # otherwise each process would train alone, into the same folder
-        for precision in ("fp16", "bf16"):
-            if getattr(self, precision) and not supports_precision(precision, self.use_cpu):
-                logger.warning(f"--{precision}: this machine has no device for it; training in float32.")
-                setattr(self, precision, False)
-        super().__post_init__()
-        if self.device.type == "cpu":
-            self.dataloader_pin_memory = False  # there is nowhere to pin it for, and torch would warn at every loader
-        if self.n_gpu > 1:
-            logger.warning(f"{self.n_gpu} GPUs are visible and no launcher was used: training on the first.")
-            self._n_gpu = 1
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the data say about the task: asked once, here."""
-
-    name: str  # in messages and predict_results_<name>.txt
-    metric: str | None  # configuration of metrics/glue; None: accuracy or mean squared error
-    sentence_keys: tuple[str, str | None]
-    label_list: tuple[str | int, ...]  # empty for regression
-    is_regression: bool
-
-    @property
-    def num_labels(self) -> int:
-        """Number of outputs of the head."""
-        return 1 if self.is_regression else len(self.label_list)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the script; the steps stand in the order of the functions below."""
-    model_args, data_args, adapter_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    model_args, data_args, adapter_args, training_args = parse_arguments(
+        sys.argv[1:] if argv is None else argv, __doc__
+    )
     setup_logging(training_args)
     output_dir = Path(training_args.output_dir)
     if may_skip(output_dir, training_args):
@@ -335,166 +130,6 @@ def main(argv: list[str] | None = None) -> int:
         save_merged(trainer, Path(adapter_args.save_merged))
     finish(trainer, record)
     return 0
-
-
-class GlueArgumentParser(HfArgumentParser):
-    """HfArgumentParser whose errors are one line, without three screens of usage."""
-
-    def error(self, message: str) -> None:
-        """Raise UsageError instead of printing the usage of every flag."""
-        raise UsageError(message)
-
-
-class ManualFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines of the module's docstring and shows every flag's default."""
-
-
-def parse_arguments(
-    argv: list[str],
-) -> tuple[ModelArguments, DataTrainingArguments, AdapterArguments, GlueTrainingArguments]:
-    """Parse and check the flags, or the one JSON file that holds them.
-
-    Raises UsageError, naming the flag and its allowed values.
-    """
-    parser = GlueArgumentParser(
-        (ModelArguments, DataTrainingArguments, AdapterArguments, GlueTrainingArguments),
-        description=__doc__,
-        formatter_class=ManualFormatter,
-        allow_abbrev=False,
-    )
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        argv = read_arguments_file(Path(argv[0]))
-    try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(
-            argv, return_remaining_strings=True, look_for_args_file=False
-        )
-    except UsageError:
-        raise
-    except ValueError as error:  # what TrainingArguments itself refuses
-        raise UsageError(" ".join(str(error).split())) from error
-    if unknown:
-        raise UsageError(f"unknown argument {unknown[0]!r}; `python run_glue.py --help` lists the flags")
-    model_args, data_args, adapter_args, training_args = parsed
-    given = {token[2:].split("=")[0].replace("-", "_") for token in argv if token.startswith("--")}
-    check_training_arguments(training_args)
-    check_data_arguments(data_args, training_args)
-    check_adapter_arguments(adapter_args, model_args, training_args, given)
-    return model_args, data_args, adapter_args, training_args
-
-
-def read_arguments_file(path: Path) -> list[str]:
-    """Return the flags that a JSON file of arguments stands for, so that both are parsed and checked alike."""
-    content = run_folder.read_json(path)
-    if content is None:
-        raise UsageError(f"{path}: not a readable file with one JSON object of arguments")
-    argv = []
-    for name, value in content.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        argv += [f"--{name}", *map(str, values)]
-    return argv
-
-
-def supports_precision(precision: str, use_cpu: bool) -> bool:
-    """Whether this machine can train in `fp16` or `bf16` mixed precision; a CPU only in bf16, when it is asked for."""
-    if use_cpu or not torch.accelerator.is_available():
-        return precision == "bf16" and use_cpu
-    return precision == "fp16" or not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
-
-
-def check_training_arguments(args: GlueTrainingArguments) -> None:
-    """Raise UsageError for training flags that no run could use."""
-    if not (args.do_train or args.do_eval or args.do_predict):
-        raise UsageError("nothing to do: give at least one of --do_train, --do_eval, --do_predict")
-    if args.resume and args.overwrite_output_dir:
-        raise UsageError("--resume and --overwrite_output_dir contradict each other: give one of them")
-    for name in ("seed", "data_seed"):
-        if getattr(args, name) is not None and not 0 <= getattr(args, name) <= MAX_SEED:
-            raise UsageError(f"--{name} {getattr(args, name)}: allowed are 0 to {MAX_SEED}")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name} {getattr(args, name)}: must be at least 1")
-    for name in ("learning_rate", "num_train_epochs"):
-        if not (math.isfinite(getattr(args, name)) and getattr(args, name) > 0):
-            raise UsageError(f"--{name} {getattr(args, name)}: must be above 0")
-    if args.save_total_limit < 1:
-        raise UsageError(f"--save_total_limit {args.save_total_limit}: must be at least 1")
-
-
-def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTrainingArguments) -> None:
-    """Raise UsageError for data flags that contradict each other or name files that are not there."""
-    if data_args.task_name is not None:
-        data_args.task_name = data_args.task_name.lower()
-        if data_args.task_name not in task_to_keys:
-            raise UsageError(f"--task_name {data_args.task_name}: unknown task, allowed are {', '.join(task_to_keys)}")
-    sources = [name for name in ("task_name", "dataset_name", "train_file") if getattr(data_args, name) is not None]
-    if len(sources) != 1:
-        raise UsageError(
-            "give exactly one of --task_name (a GLUE task), --dataset_name (a hub data set) and --train_file (CSV or "
-            "JSON; it names the labels, so --do_eval and --do_predict need it too)"
-        )
-    if data_args.dataset_path is not None and data_args.task_name is None:
-        raise UsageError("--dataset_path is a local copy of GLUE: it needs --task_name")
-    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples", "max_seq_length"):
-        if getattr(data_args, name) is not None and getattr(data_args, name) < 1:
-            raise UsageError(f"--{name} {getattr(data_args, name)}: must be at least 1")
-    if data_args.train_file is None:
-        for name in ("validation_file", "test_file"):
-            if getattr(data_args, name) is not None:
-                raise UsageError(f"--{name} goes with --train_file, not with --{sources[0]}")
-        return
-    wanted = {"train_file": True, "validation_file": training_args.do_eval, "test_file": training_args.do_predict}
-    for name, needed in wanted.items():
-        path = getattr(data_args, name)
-        if path is None and needed:
-            raise UsageError(f"--{name} is needed for --do_{'eval' if name == 'validation_file' else 'predict'}")
-        if path is not None and Path(path).suffix not in (".csv", ".json"):
-            raise UsageError(f"--{name} {path}: must be a .csv or a .json file")
-        if path is not None and not Path(path).is_file():
-            raise UsageError(f"--{name} {path}: no such file")
-
-
-def check_adapter_arguments(
-    adapter_args: AdapterArguments,
-    model_args: ModelArguments,
-    training_args: GlueTrainingArguments,
-    given: set[str],
-) -> None:
-    """Raise UsageError for adapter flags that contradict each other or would have no effect."""
-    ways = given & {"adapter_name", "adapter_config", "adapter_path"}
-    if len(ways) > 1:
-        raise UsageError(f"give one of {' and '.join(f'--{way}' for way in sorted(ways))}")
-    adapter = next(iter(ways), "adapter_name")
-    adapter = adapter_args.adapter_name if adapter == "adapter_name" else f"--{adapter}"
-    for name, adapters in ADAPTER_FLAGS.items():
-        if name in given and adapter not in adapters:
-            raise UsageError(
-                f"--{name} has no effect with {adapter}: it is for --adapter_name {' or '.join(adapters)}"
-            )
-    if adapter_args.adapter_path is not None:
-        if training_args.do_train:
-            raise UsageError("--adapter_path evaluates or predicts with a saved adapter: it excludes --do_train")
-        if not (Path(adapter_args.adapter_path) / "adapter_config.json").is_file():
-            raise UsageError(f"--adapter_path {adapter_args.adapter_path}: no adapter_config.json in this folder")
-    if adapter_args.rank < 1:
-        raise UsageError(f"--rank {adapter_args.rank}: must be at least 1")
-    if not 0 <= adapter_args.adapter_dropout < 1:
-        raise UsageError(f"--adapter_dropout {adapter_args.adapter_dropout}: must be at least 0 and below 1")
-    key = adapter_args.projection_prng_key
-    if key is not None and not 0 <= key < 2**64:
-        raise UsageError(f"--projection_prng_key {key}: allowed are 0 to {2**64 - 1}")
-    if adapter_args.randlora_sparse and adapter_args.randlora_very_sparse:
-        raise UsageError("--randlora_sparse and --randlora_very_sparse contradict each other: give one of them")
-    if adapter_args.save_merged is not None:
-        if adapter == "none":
-            raise UsageError("--save_merged has no effect with --adapter_name none: the saved model is plain already")
-        if Path(adapter_args.save_merged).resolve() == Path(training_args.output_dir).resolve():
-            raise UsageError("--save_merged: needs a folder of its own, not --output_dir")
-    if model_args.model_name_or_path is None:
-        if adapter_args.adapter_path is None:
-            raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
-        model_args.model_name_or_path = PeftConfig.from_pretrained(adapter_args.adapter_path).base_model_name_or_path
 
 
 def setup_logging(training_args: GlueTrainingArguments) -> None:
@@ -533,170 +168,6 @@ def may_skip(output_dir: Path, args: GlueTrainingArguments) -> bool:
     if args.resume and not left:
         logger.info(f"--resume: nothing to resume in {output_dir}, starting afresh")
     return False
-
-
-def load_raw_datasets(
-    data_args: DataTrainingArguments, model_args: ModelArguments, training_args: GlueTrainingArguments
-) -> DatasetDict:
-    """Load the splits that the run needs: GLUE from a local folder or the hub, a hub data set, or CSV/JSON files."""
-    with training_args.main_process_first(desc="loading the data"):
-        if data_args.dataset_path is not None:
-            raw_datasets = load_local_glue(Path(data_args.dataset_path), data_args.task_name, model_args.cache_dir)
-        elif data_args.train_file is not None:
-            files = {
-                "train": data_args.train_file,
-                "validation": data_args.validation_file,
-                "test": data_args.test_file,
-            }
-            raw_datasets = DatasetDict(
-                {
-                    split: read_files(Path(file).suffix[1:], [Path(file)], model_args.cache_dir)
-                    for split, file in files.items()
-                    if file is not None
-                }
-            )
-        else:
-            raw_datasets = load_hub_dataset(data_args, model_args)
-    source = data_args.source
-    for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
-        if getattr(training_args, flag) and not splits(raw_datasets, kind):
-            raise UsageError(f"--{flag} needs a {kind} split, but {source} has only: {', '.join(raw_datasets)}")
-    for name, rows in raw_datasets.items():
-        if len(rows) == 0:
-            raise UsageError(f"the {name} split of {source} has no rows")
-    return raw_datasets
-
-
-def load_local_glue(folder: Path, task_name: str, cache_dir: str | None) -> DatasetDict:
-    """Read FOLDER/<task>/<split>-*.parquet, all splits that are there."""
-    if not (folder / task_name).is_dir():
-        there = sorted(path.name for path in folder.iterdir() if path.name in task_to_keys) if folder.is_dir() else []
-        raise UsageError(
-            f"--dataset_path {folder}: no folder {task_name} in it; tasks there: {', '.join(there) or 'none'}"
-        )
-    found: dict[str, list[Path]] = {}
-    for path in sorted((folder / task_name).glob("*.parquet")):
-        found.setdefault(path.name.split("-")[0], []).append(path)
-    if not found:
-        raise UsageError(f"--dataset_path {folder}: no <split>-*.parquet in {folder / task_name}")
-    return DatasetDict({split: read_files("parquet", files, cache_dir) for split, files in found.items()})
-
-
-def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datasets.Dataset:
-    """Read local files of one split through the cache of `datasets`.
-
-    The builder's name carries a hash of the content: the cache is then never stale, nor shared between two folders.
-    """
-    try:
-        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-        return load_dataset(
-            builder,
-            name=f"sha256-{digest[:32]}",
-            data_files=[str(file.resolve()) for file in files],
-            split="train",
-            cache_dir=cache_dir,
-        )
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise UsageError(
-            f"{files[0]}: not a readable {builder} file ({first_line(error.__cause__ or error)})"
-        ) from error
-
-
-def load_hub_dataset(data_args: DataTrainingArguments, model_args: ModelArguments) -> DatasetDict:
-    """Load the GLUE task, or --dataset_name, from the hub or from what an earlier download left in the cache."""
-    path, name = ("nyu-mll/glue", data_args.task_name)
-    if data_args.dataset_name is not None:
-        path, name = (data_args.dataset_name, data_args.dataset_config_name)
-    try:
-        return load_dataset(path, name, cache_dir=model_args.cache_dir, token=model_args.token)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"the data set {path} ({name}) could not be loaded from the hub ({first_line(error)}); without a network "
-            "give --dataset_path with a local copy of GLUE, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
-        ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the error's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def splits(dataset_dict: DatasetDict, kind: str) -> list[tuple[str, str]]:
-    """Name the splits of a kind and the suffix of their results: MNLI's mismatched sets are evaluated as `_mm`."""
-    names = {kind: "", f"{kind}_matched": "", f"{kind}_mismatched": "_mm"}
-    return [(name, suffix) for name, suffix in names.items() if name in dataset_dict]
-
-
-def describe_task(
-    raw_datasets: DatasetDict, data_args: DataTrainingArguments, training_args: GlueTrainingArguments
-) -> Task:
-    """Find the text columns, the labels and the metric, and check that the data have them.
-
-    Raises UsageError for a missing column, an empty cell, or a validation label that training never shows.
-    """
-    source = data_args.source
-    labelled = (
-        raw_datasets["train"] if "train" in raw_datasets else raw_datasets[splits(raw_datasets, "validation")[0][0]]
-    )
-    if "label" not in labelled.column_names:
-        raise UsageError(f"{source}: no column `label`; its columns are {', '.join(labelled.column_names)}")
-    if data_args.task_name is not None:
-        sentence_keys = task_to_keys[data_args.task_name]
-    else:
-        text_columns = [name for name in labelled.column_names if name not in ("label", "idx")]
-        if not text_columns:
-            raise UsageError(f"{source}: no text column beside `label`")
-        if "sentence1" in text_columns and "sentence2" in text_columns:
-            text_columns = ["sentence1", "sentence2"]
-        sentence_keys = (text_columns[0], text_columns[1] if len(text_columns) > 1 else None)
-    feature = labelled.features["label"]
-    is_regression = data_args.task_name == "stsb" or getattr(feature, "dtype", "").startswith("float")
-    if is_regression:
-        label_list = ()
-    elif isinstance(feature, datasets.ClassLabel):
-        label_list = tuple(feature.names)
-    else:
-        label_list = tuple(sorted(set(labelled["label"]) - {None}))
-    task = Task(
-        name=data_args.task_name or Path(data_args.dataset_name or data_args.train_file).stem,
-        metric=data_args.task_name,
-        sentence_keys=sentence_keys,
-        label_list=label_list,
-        is_regression=is_regression,
-    )
-    check_columns(raw_datasets, task, source, training_args.do_predict)
-    return task
-
-
-def check_columns(raw_datasets: DatasetDict, task: Task, source: str, do_predict: bool) -> None:
-    """Raise UsageError where a split lacks a column, holds an empty cell, or has a label unknown to the head."""
-    for split, rows in raw_datasets.items():
-        labelled = not split.startswith("test")
-        if not labelled and not do_predict:
-            continue
-        for column in [key for key in task.sentence_keys if key is not None] + ["label"] * labelled:
-            if column not in rows.column_names:
-                raise UsageError(
-                    f"{source}: the {split} split has no column `{column}`, only {', '.join(rows.column_names)}"
-                )
-            if rows.data.column(column).null_count:
-                raise UsageError(f"{source}: the {split} split has empty cells in its column `{column}`")
-            if column != "label" and getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
-                raise UsageError(f"{source}: the column `{column}` of the {split} split is not text")
-        if labelled and not task.is_regression:
-            known = set(label_ids(task, rows))
-            unseen = sorted(set(rows.unique("label")) - known, key=str)
-            if unseen:
-                raise UsageError(f"{source}: the {split} split has labels unseen in training: {unseen[:5]}")
-    if not task.is_regression and task.num_labels < 2:
-        raise UsageError(f"{source}: `label` has a single value, {task.label_list}; classification needs two or more")
-
-
-def label_ids(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
-    """Map what stands in the column `label` to the position in the task's list of labels."""
-    if isinstance(rows.features["label"], datasets.ClassLabel):
-        return {i: i for i in range(task.num_labels)}
-    return {label: i for i, label in enumerate(task.label_list)}
 
 
 def load_config(
@@ -888,70 +359,6 @@ def count_positions(architecture: nn.Module) -> int:
         positions = getattr(architecture.config, "max_position_embeddings", None)
         return positions if positions and positions > 0 else sys.maxsize
     return embeddings.num_embeddings - (0 if embeddings.padding_idx is None else embeddings.padding_idx + 1)
-
-
-def tokenize(
-    raw_datasets: DatasetDict,
-    task: Task,
-    label_to_id: dict[int, int] | None,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    max_positions: int,
-    data_args: DataTrainingArguments,
-    training_args: GlueTrainingArguments,
-) -> DatasetDict:
-    """Tokenise the splits that the run uses; `datasets` caches the result for the next seed and adapter."""
-    limit = min(tokenizer.model_max_length, max_positions)
-    if data_args.max_seq_length > limit:
-        logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
-    settings = {
-        "max_length": min(data_args.max_seq_length, limit),
-        "truncation": True,
-        "padding": "max_length" if data_args.pad_to_max_length else False,
-    }
-    # A fast tokenizer keeps the settings of its last call, and they enter the fingerprint under which `map` caches:
-    # without this call the first process to tokenise and the next ones would look under different names.
-    tokenizer("", **settings)
-
-    tokenized = {}
-    wanted = {
-        "train": (training_args.do_train, data_args.max_train_samples),
-        "validation": (training_args.do_eval, data_args.max_eval_samples),
-        "test": (training_args.do_predict, data_args.max_predict_samples),
-    }
-    with training_args.main_process_first(desc="dataset map pre-processing"):
-        for kind, (needed, most) in wanted.items():
-            for name, _ in splits(raw_datasets, kind) if needed else ():
-                rows = raw_datasets[name]
-                rows = rows.select(range(min(len(rows), most or len(rows))))
-                ids = label_ids(task, rows) if "label" in rows.column_names else {}
-                to_model_id = {label: label_to_id[i] for label, i in ids.items()} if label_to_id else {}
-                tokenized[name] = rows.map(
-                    make_preprocess_function(task, tokenizer, settings, to_model_id),
-                    batched=True,
-                    remove_columns=rows.column_names,
-                    load_from_cache_file=not data_args.overwrite_cache,
-                    desc=f"Running tokenizer on {name}",
-                )
-    return DatasetDict(tokenized)
-
-
-def make_preprocess_function(
-    task: Task,
-    tokenizer: transformers.PreTrainedTokenizerBase,
-    settings: dict[str, Any],
-    to_model_id: dict[str | int, int],
-) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Return the function that `map` applies: texts to tokens, the data's labels to the model's (-1: GLUE's none)."""
-
-    def preprocess_function(examples: dict[str, list]) -> dict[str, list]:
-        """Tokenise one batch of rows."""
-        result = tokenizer(*(examples[key] for key in task.sentence_keys if key is not None), **settings)
-        if "label" in examples:
-            labels = examples["label"]
-            result["labels"] = [float(x) if task.is_regression else to_model_id.get(x, -1) for x in labels]
-        return result
-
-    return preprocess_function
 
 
 def find_checkpoint(output_dir: Path, args: GlueTrainingArguments) -> Path | None:

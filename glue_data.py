@@ -1,0 +1,259 @@
+"""From files to tokens: the splits of a task, what they say about it, and their tokenised rows.
+
+GLUE comes from a local folder or the hub; other classification and regression data from the hub or CSV and JSON files.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import transformers
+from datasets import DatasetDict, load_dataset
+
+from glue_arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
+from run_folder import UsageError, first_line
+
+logger = logging.getLogger("run_glue")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the data say about the task: asked once, here."""
+
+    name: str  # in messages and predict_results_<name>.txt
+    metric: str | None  # configuration of metrics/glue; None: accuracy or mean squared error
+    sentence_keys: tuple[str, str | None]
+    label_list: tuple[str | int, ...]  # empty for regression
+    is_regression: bool
+
+    @property
+    def num_labels(self) -> int:
+        """Number of outputs of the head."""
+        return 1 if self.is_regression else len(self.label_list)
+
+
+def load_raw_datasets(
+    data_args: DataTrainingArguments, model_args: ModelArguments, training_args: GlueTrainingArguments
+) -> DatasetDict:
+    """Load the splits that the run needs: GLUE from a local folder or the hub, a hub data set, or CSV/JSON files."""
+    with training_args.main_process_first(desc="loading the data"):
+        if data_args.dataset_path is not None:
+            raw_datasets = load_local_glue(Path(data_args.dataset_path), data_args.task_name, model_args.cache_dir)
+        elif data_args.train_file is not None:
+            files = {
+                "train": data_args.train_file,
+                "validation": data_args.validation_file,
+                "test": data_args.test_file,
+            }
+            raw_datasets = DatasetDict(
+                {
+                    split: read_files(Path(file).suffix[1:], [Path(file)], model_args.cache_dir)
+                    for split, file in files.items()
+                    if file is not None
+                }
+            )
+        else:
+            raw_datasets = load_hub_dataset(data_args, model_args)
+    source = data_args.source
+    for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
+        if getattr(training_args, flag) and not splits(raw_datasets, kind):
+            raise UsageError(f"--{flag} needs a {kind} split, but {source} has only: {', '.join(raw_datasets)}")
+    for name, rows in raw_datasets.items():
+        if len(rows) == 0:
+            raise UsageError(f"the {name} split of {source} has no rows")
+    return raw_datasets
+
+
+def load_local_glue(folder: Path, task_name: str, cache_dir: str | None) -> DatasetDict:
+    """Read FOLDER/<task>/<split>-*.parquet, all splits that are there."""
+    if not (folder / task_name).is_dir():
+        there = sorted(path.name for path in folder.iterdir() if path.name in task_to_keys) if folder.is_dir() else []
+        raise UsageError(
+            f"--dataset_path {folder}: no folder {task_name} in it; tasks there: {', '.join(there) or 'none'}"
+        )
+    found: dict[str, list[Path]] = {}
+    for path in sorted((folder / task_name).glob("*.parquet")):
+        found.setdefault(path.name.split("-")[0], []).append(path)
+    if not found:
+        raise UsageError(f"--dataset_path {folder}: no <split>-*.parquet in {folder / task_name}")
+    return DatasetDict({split: read_files("parquet", files, cache_dir) for split, files in found.items()})
+
+
+def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datasets.Dataset:
+    """Read local files of one split through the cache of `datasets`.
+
+    The builder's name carries a hash of the content: the cache is then never stale, nor shared between two folders.
+    """
+    try:
+        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+        return load_dataset(
+            builder,
+            name=f"sha256-{digest[:32]}",
+            data_files=[str(file.resolve()) for file in files],
+            split="train",
+            cache_dir=cache_dir,
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UsageError(
+            f"{files[0]}: not a readable {builder} file ({first_line(error.__cause__ or error)})"
+        ) from error
+
+
+def load_hub_dataset(data_args: DataTrainingArguments, model_args: ModelArguments) -> DatasetDict:
+    """Load the GLUE task, or --dataset_name, from the hub or from what an earlier download left in the cache."""
+    path, name = ("nyu-mll/glue", data_args.task_name)
+    if data_args.dataset_name is not None:
+        path, name = (data_args.dataset_name, data_args.dataset_config_name)
+    try:
+        return load_dataset(path, name, cache_dir=model_args.cache_dir, token=model_args.token)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"the data set {path} ({name}) could not be loaded from the hub ({first_line(error)}); without a network "
+            "give --dataset_path with a local copy of GLUE, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
+        ) from error
+
+
+def splits(dataset_dict: DatasetDict, kind: str) -> list[tuple[str, str]]:
+    """Name the splits of a kind and the suffix of their results: MNLI's mismatched sets are evaluated as `_mm`."""
+    names = {kind: "", f"{kind}_matched": "", f"{kind}_mismatched": "_mm"}
+    return [(name, suffix) for name, suffix in names.items() if name in dataset_dict]
+
+
+def describe_task(
+    raw_datasets: DatasetDict, data_args: DataTrainingArguments, training_args: GlueTrainingArguments
+) -> Task:
+    """Find the text columns, the labels and the metric, and check that the data have them.
+
+    Raises UsageError for a missing column, an empty cell, or a validation label that training never shows.
+    """
+    source = data_args.source
+    labelled = (
+        raw_datasets["train"] if "train" in raw_datasets else raw_datasets[splits(raw_datasets, "validation")[0][0]]
+    )
+    if "label" not in labelled.column_names:
+        raise UsageError(f"{source}: no column `label`; its columns are {', '.join(labelled.column_names)}")
+    if data_args.task_name is not None:
+        sentence_keys = task_to_keys[data_args.task_name]
+    else:
+        text_columns = [name for name in labelled.column_names if name not in ("label", "idx")]
+        if not text_columns:
+            raise UsageError(f"{source}: no text column beside `label`")
+        if "sentence1" in text_columns and "sentence2" in text_columns:
+            text_columns = ["sentence1", "sentence2"]
+        sentence_keys = (text_columns[0], text_columns[1] if len(text_columns) > 1 else None)
+    feature = labelled.features["label"]
+    is_regression = data_args.task_name == "stsb" or getattr(feature, "dtype", "").startswith("float")
+    if is_regression:
+        label_list = ()
+    elif isinstance(feature, datasets.ClassLabel):
+        label_list = tuple(feature.names)
+    else:
+        label_list = tuple(sorted(set(labelled["label"]) - {None}))
+    task = Task(
+        name=data_args.task_name or Path(data_args.dataset_name or data_args.train_file).stem,
+        metric=data_args.task_name,
+        sentence_keys=sentence_keys,
+        label_list=label_list,
+        is_regression=is_regression,
+    )
+    check_columns(raw_datasets, task, source, training_args.do_predict)
+    return task
+
+
+def check_columns(raw_datasets: DatasetDict, task: Task, source: str, do_predict: bool) -> None:
+    """Raise UsageError where a split lacks a column, holds an empty cell, or has a label unknown to the head."""
+    for split, rows in raw_datasets.items():
+        labelled = not split.startswith("test")
+        if not labelled and not do_predict:
+            continue
+        for column in [key for key in task.sentence_keys if key is not None] + ["label"] * labelled:
+            if column not in rows.column_names:
+                raise UsageError(
+                    f"{source}: the {split} split has no column `{column}`, only {', '.join(rows.column_names)}"
+                )
+            if rows.data.column(column).null_count:
+                raise UsageError(f"{source}: the {split} split has empty cells in its column `{column}`")
+            if column != "label" and getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
+                raise UsageError(f"{source}: the column `{column}` of the {split} split is not text")
+        if labelled and not task.is_regression:
+            known = set(label_ids(task, rows))
+            unseen = sorted(set(rows.unique("label")) - known, key=str)
+            if unseen:
+                raise UsageError(f"{source}: the {split} split has labels unseen in training: {unseen[:5]}")
+    if not task.is_regression and task.num_labels < 2:
+        raise UsageError(f"{source}: `label` has a single value, {task.label_list}; classification needs two or more")
+
+
+def label_ids(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
+    """Map what stands in the column `label` to the position in the task's list of labels."""
+    if isinstance(rows.features["label"], datasets.ClassLabel):
+        return {i: i for i in range(task.num_labels)}
+    return {label: i for i, label in enumerate(task.label_list)}
+
+
+def tokenize(
+    raw_datasets: DatasetDict,
+    task: Task,
+    label_to_id: dict[int, int] | None,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    max_positions: int,
+    data_args: DataTrainingArguments,
+    training_args: GlueTrainingArguments,
+) -> DatasetDict:
+    """Tokenise the splits that the run uses; `datasets` caches the result for the next seed and adapter."""
+    limit = min(tokenizer.model_max_length, max_positions)
+    if data_args.max_seq_length > limit:
+        logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
+    settings = {
+        "max_length": min(data_args.max_seq_length, limit),
+        "truncation": True,
+        "padding": "max_length" if data_args.pad_to_max_length else False,
+    }
+    # A fast tokenizer keeps the settings of its last call, and they enter the fingerprint under which `map` caches:
+    # without this call the first process to tokenise and the next ones would look under different names.
+    tokenizer("", **settings)
+
+    tokenized = {}
+    wanted = {
+        "train": (training_args.do_train, data_args.max_train_samples),
+        "validation": (training_args.do_eval, data_args.max_eval_samples),
+        "test": (training_args.do_predict, data_args.max_predict_samples),
+    }
+    with training_args.main_process_first(desc="dataset map pre-processing"):
+        for kind, (needed, most) in wanted.items():
+            for name, _ in splits(raw_datasets, kind) if needed else ():
+                rows = raw_datasets[name]
+                rows = rows.select(range(min(len(rows), most or len(rows))))
+                ids = label_ids(task, rows) if "label" in rows.column_names else {}
+                to_model_id = {label: label_to_id[i] for label, i in ids.items()} if label_to_id else {}
+                tokenized[name] = rows.map(
+                    make_preprocess_function(task, tokenizer, settings, to_model_id),
+                    batched=True,
+                    remove_columns=rows.column_names,
+                    load_from_cache_file=not data_args.overwrite_cache,
+                    desc=f"Running tokenizer on {name}",
+                )
+    return DatasetDict(tokenized)
+
+
+def make_preprocess_function(
+    task: Task,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    settings: dict[str, Any],
+    to_model_id: dict[str | int, int],
+) -> Callable[[dict[str, list]], dict[str, list]]:
+    """Return the function that `map` applies: texts to tokens, the data's labels to the model's (-1: GLUE's none)."""
+
+    def preprocess_function(examples: dict[str, list]) -> dict[str, list]:
+        """Tokenise one batch of rows."""
+        result = tokenizer(*(examples[key] for key in task.sentence_keys if key is not None), **settings)
+        if "label" in examples:
+            labels = examples["label"]
+            result["labels"] = [float(x) if task.is_regression else to_model_id.get(x, -1) for x in labels]
+        return result
+
+    return preprocess_function
