@@ -165,6 +165,13 @@ class AdapterArguments:
     adapter_path: str | None = field(
         default=None, metadata={"help": "Folder of a saved adapter to evaluate or predict with, without training."}
     )
+    init_adapter_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a saved adapter to start from, with a new head. The adapter's flags must agree with "
+            "it; VeRA's and RandLoRA's random bases come along."
+        },
+    )
     save_merged: str | None = field(
         default=None, metadata={"help": "Folder for a plain model with the adapter merged in, to load without PEFT."}
     )
@@ -181,6 +188,16 @@ class GlueTrainingArguments(TrainingArguments):
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the run that --output_dir holds and start afresh."}
+    )
+    classifier_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the head. Default: --learning_rate."}
+    )
+    selection_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Hold out this share of the training rows, stratified by label and drawn by --seed, evaluate on "
+            "it too, and report the validation score of the epoch that is best on it. Turns on --eval_strategy epoch."
+        },
     )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
     warmup_steps: float = field(
@@ -205,6 +222,9 @@ class GlueTrainingArguments(TrainingArguments):
         """Settle what the machine decides, before the parent's checks."""
         self.keep_checkpoints = self.save_total_limit is not None
         self.save_total_limit = 1 if self.save_total_limit is None else self.save_total_limit
+        self.follows_task_metric = self.metric_for_best_model is None  # the parent would put the loss there
+        if self.selection_fraction is not None and self.eval_strategy == "no":
+            self.eval_strategy = "epoch"
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
             self.use_cpu = True  # otherwise each process would train alone, into the same folder
         for precision in ("fp16", "bf16"):
@@ -258,7 +278,7 @@ def parse_arguments(
         raise UsageError(f"unknown argument {unknown[0]!r}; `python run_glue.py --help` lists the flags")
     model_args, data_args, adapter_args, training_args = parsed
     given = {token[2:].split("=")[0].replace("-", "_") for token in argv if token.startswith("--")}
-    check_training_arguments(training_args)
+    check_training_arguments(training_args, given)
     check_data_arguments(data_args, training_args)
     check_adapter_arguments(adapter_args, model_args, training_args, given)
     return model_args, data_args, adapter_args, training_args
@@ -285,7 +305,7 @@ def supports_precision(precision: str, use_cpu: bool) -> bool:
     return precision == "fp16" or not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
 
 
-def check_training_arguments(args: GlueTrainingArguments) -> None:
+def check_training_arguments(args: GlueTrainingArguments, given: set[str]) -> None:
     """Raise UsageError for training flags that no run could use."""
     if not (args.do_train or args.do_eval or args.do_predict):
         raise UsageError("nothing to do: give at least one of --do_train, --do_eval, --do_predict")
@@ -300,8 +320,17 @@ def check_training_arguments(args: GlueTrainingArguments) -> None:
     for name in ("learning_rate", "num_train_epochs"):
         if not (math.isfinite(getattr(args, name)) and getattr(args, name) > 0):
             raise UsageError(f"--{name} {getattr(args, name)}: must be above 0")
+    if args.classifier_learning_rate is not None and not 0 < args.classifier_learning_rate < math.inf:
+        raise UsageError(f"--classifier_learning_rate {args.classifier_learning_rate}: must be above 0")
     if args.save_total_limit < 1:
         raise UsageError(f"--save_total_limit {args.save_total_limit}: must be at least 1")
+    if args.selection_fraction is not None:
+        if not 0 < args.selection_fraction < 1:
+            raise UsageError(f"--selection_fraction {args.selection_fraction}: must be above 0 and below 1")
+        if not args.do_train:
+            raise UsageError("--selection_fraction has no effect without --do_train")
+        if "metric_for_best_model" in given:
+            raise UsageError("--selection_fraction picks the epoch by the task's metric: drop --metric_for_best_model")
 
 
 def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTrainingArguments) -> None:
@@ -359,6 +388,13 @@ def check_adapter_arguments(
             raise UsageError("--adapter_path evaluates or predicts with a saved adapter: it excludes --do_train")
         if not (Path(adapter_args.adapter_path) / "adapter_config.json").is_file():
             raise UsageError(f"--adapter_path {adapter_args.adapter_path}: no adapter_config.json in this folder")
+    if adapter_args.init_adapter_from is not None:
+        if adapter == "none" or adapter_args.adapter_path is not None or not training_args.do_train:
+            raise UsageError("--init_adapter_from starts the training of an adapter: give --do_train and the adapter")
+        if not (Path(adapter_args.init_adapter_from) / "adapter_config.json").is_file():
+            raise UsageError(
+                f"--init_adapter_from {adapter_args.init_adapter_from}: no adapter_config.json in this folder"
+            )
     if adapter_args.rank < 1:
         raise UsageError(f"--rank {adapter_args.rank}: must be at least 1")
     if not 0 <= adapter_args.adapter_dropout < 1:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import transformers
 from datasets import DatasetDict, load_dataset
+from sklearn.model_selection import train_test_split
 
 from glue_arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
 from run_folder import UsageError, first_line
@@ -35,14 +37,30 @@ class Task:
         """Number of outputs of the head."""
         return 1 if self.is_regression else len(self.label_list)
 
+    @property
+    def main_metric(self) -> str:
+        """The metric that stands for the task, and picks an epoch."""
+        default = "mse" if self.is_regression else "accuracy"
+        return {"cola": "matthews_correlation", "stsb": "combined_score"}.get(self.metric, default)
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether more of the main metric is better."""
+        return self.main_metric != "mse"
+
 
 def load_raw_datasets(
     data_args: DataTrainingArguments, model_args: ModelArguments, training_args: GlueTrainingArguments
 ) -> DatasetDict:
     """Load the splits that the run needs: GLUE from a local folder or the hub, a hub data set, or CSV/JSON files."""
+    # GLUE's diagnostic set AX has no training rows: MNLI's model predicts it.
+    with_ax = data_args.task_name == "mnli" and training_args.do_predict
     with training_args.main_process_first(desc="loading the data"):
         if data_args.dataset_path is not None:
             raw_datasets = load_local_glue(Path(data_args.dataset_path), data_args.task_name, model_args.cache_dir)
+            if with_ax and (Path(data_args.dataset_path) / "ax").is_dir():
+                ax = load_local_glue(Path(data_args.dataset_path), "ax", model_args.cache_dir)
+                raw_datasets["test_ax"] = ax["test"]
         elif data_args.train_file is not None:
             files = {
                 "train": data_args.train_file,
@@ -57,7 +75,12 @@ def load_raw_datasets(
                 }
             )
         else:
-            raw_datasets = load_hub_dataset(data_args, model_args)
+            raw_datasets = load_hub_dataset(*hub_name(data_args), model_args)
+            if with_ax:
+                try:
+                    raw_datasets["test_ax"] = load_hub_dataset("nyu-mll/glue", "ax", model_args)["test"]
+                except UsageError as error:
+                    logger.warning(f"AX is not predicted: {error}")
     source = data_args.source
     for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
         if getattr(training_args, flag) and not splits(raw_datasets, kind):
@@ -103,11 +126,15 @@ def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datase
         ) from error
 
 
-def load_hub_dataset(data_args: DataTrainingArguments, model_args: ModelArguments) -> DatasetDict:
-    """Load the GLUE task, or --dataset_name, from the hub or from what an earlier download left in the cache."""
-    path, name = ("nyu-mll/glue", data_args.task_name)
+def hub_name(data_args: DataTrainingArguments) -> tuple[str, str | None]:
+    """Name and configuration of the hub's data set."""
     if data_args.dataset_name is not None:
-        path, name = (data_args.dataset_name, data_args.dataset_config_name)
+        return data_args.dataset_name, data_args.dataset_config_name
+    return "nyu-mll/glue", data_args.task_name
+
+
+def load_hub_dataset(path: str, name: str | None, model_args: ModelArguments) -> DatasetDict:
+    """Load a data set from the hub or from what an earlier download left in the cache."""
     try:
         return load_dataset(path, name, cache_dir=model_args.cache_dir, token=model_args.token)
     except (OSError, ValueError, RuntimeError) as error:
@@ -118,8 +145,8 @@ def load_hub_dataset(data_args: DataTrainingArguments, model_args: ModelArgument
 
 
 def splits(dataset_dict: DatasetDict, kind: str) -> list[tuple[str, str]]:
-    """Name the splits of a kind and the suffix of their results: MNLI's mismatched sets are evaluated as `_mm`."""
-    names = {kind: "", f"{kind}_matched": "", f"{kind}_mismatched": "_mm"}
+    """Name the splits of a kind and the suffix of their results: MNLI's mismatched sets as `_mm`, AX as `_ax`."""
+    names = {kind: "", f"{kind}_matched": "", f"{kind}_mismatched": "_mm", f"{kind}_ax": "_ax"}
     return [(name, suffix) for name, suffix in names.items() if name in dataset_dict]
 
 
@@ -188,6 +215,36 @@ def check_columns(raw_datasets: DatasetDict, task: Task, source: str, do_predict
         raise UsageError(f"{source}: `label` has a single value, {task.label_list}; classification needs two or more")
 
 
+def hold_out(
+    raw_datasets: DatasetDict, task: Task, data_args: DataTrainingArguments, training_args: GlueTrainingArguments
+) -> DatasetDict:
+    """Split `selection` off the training rows, where --selection_fraction asks for it.
+
+    Stratified by label, for regression by the labels' deciles; drawn by the seed; both parts keep the rows' order.
+    """
+    if training_args.selection_fraction is None:
+        return raw_datasets
+    rows = raw_datasets["train"]
+    rows = rows.select(range(min(len(rows), data_args.max_train_samples or len(rows))))
+    strata = np.asarray(rows["label"])
+    if task.is_regression:
+        strata = np.digitize(strata, np.quantile(strata, np.linspace(0.1, 0.9, 9)))
+    try:
+        train, selection = train_test_split(
+            np.arange(len(rows)),
+            test_size=training_args.selection_fraction,
+            random_state=training_args.seed,
+            stratify=strata,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"--selection_fraction {training_args.selection_fraction}: {len(rows)} training rows can't be split so "
+            f"({first_line(error)})"
+        ) from error
+    parts = {"train": rows.select(np.sort(train)), "selection": rows.select(np.sort(selection))}
+    return DatasetDict(raw_datasets | parts)
+
+
 def label_ids(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
     """Map what stands in the column `label` to the position in the task's list of labels."""
     if isinstance(rows.features["label"], datasets.ClassLabel):
@@ -220,6 +277,7 @@ def tokenize(
     tokenized = {}
     wanted = {
         "train": (training_args.do_train, data_args.max_train_samples),
+        "selection": (training_args.do_train, None),
         "validation": (training_args.do_eval, data_args.max_eval_samples),
         "test": (training_args.do_predict, data_args.max_predict_samples),
     }

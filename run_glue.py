@@ -67,6 +67,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedConfig,
     Trainer,
+    TrainerState,
     default_data_collator,
     set_seed,
 )
@@ -80,7 +81,7 @@ from glue_arguments import (
     ModelArguments,
     parse_arguments,
 )
-from glue_data import Task, describe_task, load_raw_datasets, splits, tokenize
+from glue_data import Task, describe_task, hold_out, load_raw_datasets, splits, tokenize
 from run_folder import UsageError, first_line
 from unpadded_encoder import use_unpadded_encoder
 
@@ -106,6 +107,7 @@ def main(argv: list[str] | None = None) -> int:
 
     raw_datasets = load_raw_datasets(data_args, model_args, training_args)
     task = describe_task(raw_datasets, data_args, training_args)
+    raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
     config, label_to_id = load_config(model_args, adapter_args, task)
     tokenizer = load_tokenizer(model_args)
     architecture = build_architecture(config, model_args)
@@ -117,13 +119,13 @@ def main(argv: list[str] | None = None) -> int:
     model, base_sha256 = load_model(model_args, adapter_args, config, adapter_config, training_args.seed)
     fast_paths = use_fast_paths(model, adapter_args, data_args)
     trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task)
-    check_random_bases(model, checkpoint or adapter_args.adapter_path)
+    check_random_bases(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
     clear_output_dir(output_dir, training_args, checkpoint)
     record = describe_run(trainer, model_args, data_args, adapter_args, raw_datasets, base_sha256) | fast_paths
     if training_args.do_train:
         train(trainer, checkpoint, record)
     if training_args.do_eval:
-        evaluate_splits(trainer, tokenized_datasets, record)
+        evaluate_splits(trainer, tokenized_datasets, task, record)
     if training_args.do_predict:
         predict_splits(trainer, tokenized_datasets, task, record)
     if adapter_args.save_merged:
@@ -243,6 +245,14 @@ def build_architecture(config: PreTrainedConfig, model_args: ModelArguments) -> 
 
 def make_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module, seed: int) -> PeftConfig | None:
     """Build the PEFT config of --adapter_name or read that of --adapter_config; None where none is to be added."""
+    config = choose_adapter_config(adapter_args, architecture, seed)
+    if adapter_args.init_adapter_from is not None:
+        agree_with_saved(config, adapter_args)
+    return config
+
+
+def choose_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module, seed: int) -> PeftConfig | None:
+    """The PEFT config that the flags describe."""
     if adapter_args.adapter_path is not None or (
         adapter_args.adapter_name == "none" and not adapter_args.adapter_config
     ):
@@ -280,6 +290,25 @@ def make_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module,
         very_sparse=adapter_args.randlora_very_sparse,
         **common,
     )
+
+
+def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None:
+    """Take the saved adapter's random bases over into `config`; raises UsageError where the two differ otherwise."""
+    folder = adapter_args.init_adapter_from
+    try:
+        saved = PeftConfig.from_pretrained(folder).to_dict()
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
+    for name in ("projection_prng_key", "save_projection"):
+        if name in saved and getattr(adapter_args, name) in (None, False):
+            setattr(config, name, saved[name])
+    free = {"base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision", "auto_mapping"}
+    for name, value in json.loads(json.dumps(config.to_dict(), default=sorted)).items():
+        theirs = json.loads(json.dumps(saved.get(name), default=sorted))
+        if isinstance(value, list):
+            value, theirs = sorted(value), sorted(theirs or [])
+        if name not in free and not name.endswith("_dropout") and value != theirs:
+            raise UsageError(f"--init_adapter_from {folder}: its {name} is {theirs}, the flags say {value}")
 
 
 def head_modules(model: nn.Module) -> list[str]:
@@ -409,7 +438,29 @@ def load_model(
             model = get_peft_model(model, adapter_config)
         except (ValueError, TypeError) as error:
             raise UsageError(f"--adapter_config {adapter_args.adapter_config}: {first_line(error)}") from error
+    if adapter_args.init_adapter_from is not None:
+        start_from_saved(model, Path(adapter_args.init_adapter_from), base_sha256)
     return model, base_sha256
+
+
+def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
+    """Load a saved adapter's weights without its head. Raises UsageError unless it fits, tensor by tensor."""
+    record = run_folder.read_json(folder / run_folder.RECORD_FILE) or {}
+    if record.get("base_model", {}).get("sha256", base_sha256) != base_sha256:
+        raise UsageError(f"--init_adapter_from {folder}: was trained on another model, {record['base_model']['name']}")
+    try:
+        weights = peft.load_peft_weights(str(folder), device="cpu")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
+    head = tuple(f"base_model.model.{name}." for name in head_modules(model.get_base_model()))
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(head)}
+    wanted = {
+        name: tensor for name, tensor in peft.get_peft_model_state_dict(model).items() if not name.startswith(head)
+    }
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: t.shape for name, t in wanted.items()}:
+        raise UsageError(f"--init_adapter_from {folder}: its weights are not those of this model's adapter")
+    peft.set_peft_model_state_dict(model, weights)
+    logger.info(f"Starting from the adapter in {folder}, with a new head")
 
 
 def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
@@ -464,7 +515,43 @@ def use_fast_paths(
 
 
 class GlueTrainer(Trainer):
-    """Trainer that ends at a loss that is no number, and saves what a reload with stock PEFT needs."""
+    """Trainer that ends at a loss that is no number, and saves what a reload with stock PEFT needs.
+
+    `further_evaluations` maps the prefix of metrics to the rows that are evaluated beside the validation set.
+    """
+
+    further_evaluations: dict[str, datasets.Dataset]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer, with the head's parameters in groups of their own if they have their own rate."""
+        optimizer = super().create_optimizer(model)
+        rate = self.args.classifier_learning_rate
+        if rate is not None and not any(group.get("is_head") for group in optimizer.param_groups):
+            head = {id(parameter) for parameter in head_parameters(self.model)}
+            for group in list(optimizer.param_groups):
+                in_head = [parameter for parameter in group["params"] if id(parameter) in head]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+                if in_head:
+                    optimizer.add_param_group({**group, "params": in_head, "lr": rate, "is_head": True})
+        return optimizer
+
+    def evaluate(
+        self,
+        eval_dataset: datasets.Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate; in training (no rows given) on the further sets too, and without moving the random state.
+
+        A data loader draws a number whenever it starts: without the fork, looking at a run would change it.
+        """
+        if eval_dataset is not None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with torch.random.fork_rng(devices=[]):
+            metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
+            for prefix, rows in self.further_evaluations.items():
+                metrics |= super().evaluate(rows, ignore_keys, prefix)
+        return metrics
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass; raises DivergedError."""
@@ -496,7 +583,7 @@ def make_trainer(
     tokenized_datasets: DatasetDict,
     task: Task,
 ) -> GlueTrainer:
-    """Build the Trainer. Evaluations during training use MNLI's matched set, as in Hugging Face's script."""
+    """Build the Trainer. Which epoch is the best is decided by the task's metric, unless a flag names another."""
     if data_args.pad_to_max_length:
         data_collator = default_data_collator
     else:
@@ -504,6 +591,10 @@ def make_trainer(
             tokenizer, pad_to_multiple_of=8 if training_args.fp16 or training_args.bf16 else None
         )
     evaluated = splits(tokenized_datasets, "validation")
+    if training_args.follows_task_metric:
+        held_out = "selection_" if "selection" in tokenized_datasets else ""
+        training_args.metric_for_best_model = f"eval_{held_out}{task.main_metric}"
+        training_args.greater_is_better = task.greater_is_better
     trainer = GlueTrainer(
         model=model,
         args=training_args,
@@ -516,6 +607,9 @@ def make_trainer(
     # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in the whole batch. It does
     # not, so with gradient accumulation g or N processes loss and gradients would come out g or N times too large.
     trainer.model_accepts_loss_kwargs = False
+    trainer.further_evaluations = {f"eval{suffix}": tokenized_datasets[name] for name, suffix in evaluated[1:]}
+    if "selection" in tokenized_datasets:
+        trainer.further_evaluations["eval_selection"] = tokenized_datasets["selection"]
     return trainer
 
 
@@ -530,13 +624,27 @@ def make_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, flo
         if not np.isfinite(logits).all():
             raise DivergedError("the model's outputs are not finite numbers")
         preds = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+        return scores(preds, p.label_ids) | signs_of_collapse(preds, p.label_ids, task)
+
+    def scores(preds: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The GLUE task's metrics; of other data accuracy or the mean squared error."""
         if task.metric is not None:
-            return metric.compute(predictions=preds, references=p.label_ids)
+            return metric.compute(predictions=preds, references=labels)
         if task.is_regression:
-            return {"mse": float(((preds - p.label_ids) ** 2).mean())}
-        return {"accuracy": float((preds == p.label_ids).mean())}
+            return {"mse": float(((preds - labels) ** 2).mean())}
+        return {"accuracy": float((preds == labels).mean())}
 
     return compute_metrics
+
+
+def signs_of_collapse(preds: np.ndarray, labels: np.ndarray, task: Task) -> dict[str, float]:
+    """What a table needs to tell a collapsed run: a constant output, or the score of the most frequent label."""
+    if task.is_regression:
+        return {"prediction_std": float(preds.std())}
+    return {
+        "majority_share": float(np.bincount(labels).max() / len(labels)),
+        "predicted_classes": len(np.unique(preds)),
+    }
 
 
 def load_metric(config_name: str) -> evaluate.EvaluationModule:
@@ -622,18 +730,22 @@ def hash_rows(rows: datasets.Dataset) -> str:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """Count parameters as the papers do (`adapter`: what is trained outside the head), and as they are stored."""
-    head = [f"{name}." for name in head_modules(model.get_base_model() if isinstance(model, PeftModel) else model)]
-    trained = {
-        name.removeprefix("base_model.model."): p.numel() for name, p in model.named_parameters() if p.requires_grad
-    }
-    in_head = sum(count for name, count in trained.items() if name.startswith(tuple(head)))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    in_head = sum(p.numel() for p in head_parameters(model))
     saved = peft.get_peft_model_state_dict(model) if isinstance(model, PeftModel) else model.state_dict()
     return {
-        "adapter": sum(trained.values()) - in_head,
+        "adapter": trained - in_head,
         "head": in_head,
         "total": sum(p.numel() for p in model.parameters()),
         "stored": sum(tensor.numel() for tensor in saved.values()),
     }
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The trained parameters of the head."""
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    modules = [plain.get_submodule(name) for name in head_modules(plain)]
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any]) -> None:
@@ -641,6 +753,7 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any])
     train_result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()  # saves the tokenizer too
     metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
+    record["scores"] = {"history": evaluations_of(trainer.state)}
     if trainer.args.world_size > 1:  # Trainer reports the loss of this process's rows alone
         loss = torch.tensor(metrics["train_loss"], device=trainer.args.device)
         metrics["train_loss"] = trainer.accelerator.reduce(loss, reduction="mean").item()
@@ -649,6 +762,53 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any])
     if trainer.is_world_process_zero():
         with run_folder.whole_file(Path(trainer.args.output_dir) / "trainer_state.json") as temporary:
             trainer.state.save_to_json(str(temporary))
+
+
+def evaluations_of(state: TrainerState) -> list[dict[str, float]]:
+    """The evaluations during training, one dict an epoch (or step), in the names of the final results."""
+    by_step: dict[int, dict[str, float]] = {}
+    for entry in state.log_history:
+        metrics = {}
+        for name, value in entry.items():
+            if name.startswith("eval_selection_"):
+                name = name.removeprefix("eval_")
+            elif name.startswith("eval_mm_"):
+                name = f"eval_{name.removeprefix('eval_mm_')}_mm"
+            if name.startswith(("eval_", "selection_")):
+                metrics[name] = value
+        if metrics:
+            by_step.setdefault(entry["step"], {"epoch": entry["epoch"]}).update(without_timings(metrics))
+    return list(by_step.values())
+
+
+def without_timings(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that say how good, not how fast."""
+    timings = ("runtime", "samples_per_second", "steps_per_second", "samples")
+    return {name: value for name, value in metrics.items() if not name.removesuffix("_mm").endswith(timings)}
+
+
+def choose_scores(
+    history: list[dict[str, float]], final: dict[str, float], epoch: float, task: Task, saves_best: bool
+) -> dict[str, Any]:
+    """Return the scores of the last, the best and the selected epoch, and all of them.
+
+    The best is chosen on the validation set itself, the selected on the rows of --selection_fraction; the earlier of
+    two equals. `final` is the saved model's evaluation: the last epoch's, unless the best one was saved.
+    """
+    if not saves_best:
+        if history and history[-1]["epoch"] == epoch:
+            final = history.pop() | final
+        history = [*history, {"epoch": epoch, **final}]
+
+    def best_by(key: str) -> dict[str, float]:
+        """The first entry with the best value of a metric."""
+        return max(history, key=lambda entry: entry[key] if task.greater_is_better else -entry[key])
+
+    scores = {"metric": f"eval_{task.main_metric}", "history": history, "last": history[-1]}
+    scores["best"] = best_by(f"eval_{task.main_metric}")
+    if all(f"selection_{task.main_metric}" in entry for entry in history):
+        scores["selected"] = best_by(f"selection_{task.main_metric}")
+    return scores
 
 
 def save_metrics(trainer: GlueTrainer, split: str, metrics: dict[str, float], record: dict[str, Any]) -> None:
@@ -660,7 +820,7 @@ def save_metrics(trainer: GlueTrainer, split: str, metrics: dict[str, float], re
         run_folder.write_json(output_dir / "all_results.json", record["metrics"])
 
 
-def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, record: dict[str, Any]) -> None:
+def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: Task, record: dict[str, Any]) -> None:
     """Evaluate on every validation split; MNLI's mismatched one adds the suffix _mm to its metrics."""
     logger.info("*** Evaluate ***")
     combined = {}
@@ -673,6 +833,10 @@ def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, recor
         trainer.log_metrics("eval", metrics)
         combined.update(metrics)
     save_metrics(trainer, "eval", combined, record)
+    if "scores" in record:
+        epoch, saves_best = trainer.state.epoch, trainer.args.load_best_model_at_end
+        final = {name: value for name, value in without_timings(combined).items() if name.startswith("eval_")}
+        record["scores"] = choose_scores(record["scores"]["history"], final, epoch, task, saves_best)
 
 
 def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: Task, record: dict[str, Any]) -> None:
@@ -693,7 +857,8 @@ def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: 
         record["metrics"][f"predict_samples{suffix}"] = len(rows)
         if trainer.is_world_process_zero():
             lines = ["index\tprediction", *(f"{index}\t{item}" for index, item in enumerate(predictions))]
-            path = Path(trainer.args.output_dir) / f"predict_results_{task.name}{suffix.replace('_', '-')}.txt"
+            task_name = "ax" if suffix == "_ax" else f"{task.name}{suffix.replace('_', '-')}"
+            path = Path(trainer.args.output_dir) / f"predict_results_{task_name}.txt"
             with run_folder.whole_file(path) as temporary:
                 temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
