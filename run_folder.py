@@ -17,6 +17,8 @@ from pathlib import Path
 
 RECORD_FILE = "run.json"  # written last of all, so it marks a finished run
 BASES_FILE = "random_bases.json"  # the hash of VeRA's and RandLoRA's random bases, beside every saved adapter
+PROGRESS_FILE = "training_so_far.json"  # in a checkpoint: what Trainer would forget, see GlueTrainer._save_checkpoint
+FAILURE_FILE = "failure.txt"  # one line: why a run ended without results
 # What a run may write besides checkpoints, saved weights and predictions.
 RUN_FILES = (
     RECORD_FILE,
