@@ -4,6 +4,7 @@ Imported by run_glue.py. Needs no torch, so that a sweep can ask about its runs 
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -16,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 RECORD_FILE = "run.json"  # written last of all, so it marks a finished run
+LOCK_FILE = "run.lock"  # held with flock while a run works in the folder
+FAILURE_FILE = "failure.txt"  # one line: why the last run ended without results
 BASES_FILE = "random_bases.json"  # the hash of VeRA's and RandLoRA's random bases, beside every saved adapter
 PROGRESS_FILE = "training_so_far.json"  # in a checkpoint: what Trainer would forget, see GlueTrainer._save_checkpoint
 FAILURE_FILE = "failure.txt"  # one line: why a run ended without results
@@ -102,6 +105,30 @@ def describe_environment(repository: Path) -> dict:
 def is_finished(folder: Path) -> bool:
     """Whether a run in `folder` reached its end."""
     return read_json(folder / RECORD_FILE) is not None
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a run works in `folder`: asked by taking its lock as a reader for a moment, without writing."""
+    try:
+        with open(folder / LOCK_FILE, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def failure(folder: Path) -> str | None:
+    """Return why the last run in `folder` failed, None where it didn't."""
+    path = folder / FAILURE_FILE
+    try:
+        if not path.is_file():
+            return None
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline(1000).strip()
+    except OSError:
+        return None
 
 
 def checkpoints(folder: Path) -> list[Path]:
