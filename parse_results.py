@@ -402,7 +402,7 @@ def as_latex(tables: list[Table], records: list[dict[str, Any]]) -> str:
     ]
     for table in tables:
         lines += [
-            r"\begin{table}",
+            r"\begin{table}[!ht]",
             r"\centering",
             rf"\caption{{{latex(table.caption)}}}",
             r"\resizebox{\textwidth}{!}{%",
@@ -502,9 +502,8 @@ def status_table(runs: list[RunState]) -> list[str]:
         states = [run.state for run in runs if row in (None, run.row) and task in (None, run.task)]
         return "/".join(str(states.count(state)) for state in STATES)
 
-    names, tasks = (
-        [*dict.fromkeys(items), None] for items in zip(*((run.row, run.task) for run in runs), strict=True)
-    )
+    names = [*dict.fromkeys(run.row for run in runs), None]
+    tasks = [*dict.fromkeys(run.task for run in runs), None]
     cells = [["name", *(task or "all" for task in tasks)]]
     cells += [[name or "all", *(counts(name, task) for task in tasks)] for name in names]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -526,30 +525,29 @@ def run_state(row: str, task: str, folder: Path) -> RunState:
         reason = run.fault.reason.removeprefix("failed: ")
         name = "" if run.fault.path.name == FAILURE_FILE else f"{run.fault.path.name}: "
         return RunState(row, task, folder, "failed", name + reason)
-    last_words, saved = last_log_line(folder), checkpoints(folder)
-    if saved and not last_words.startswith("run_glue.py: error: "):
+    log, saved = log_lines(folder), checkpoints(folder)
+    if saved and not (log and log[-1].startswith("run_glue.py: error: ")):
         return RunState(row, task, folder, "missing", f"to be resumed from {saved[0].name}")
-    if last_words or (folder / COMMAND_FILE).is_file():
-        return RunState(row, task, folder, "failed", last_words or "ended without a word")
+    if log or (folder / COMMAND_FILE).is_file():
+        last_words = [line for line in log if "error:" in line.lower()] or log or ["ended without a word"]
+        return RunState(row, task, folder, "failed", printable(last_words[-1][:300]))
     return RunState(row, task, folder, "missing")
 
 
-def last_log_line(folder: Path) -> str:
-    """Return the last line with an error in the run's log, else its last line; empty without a log."""
+def log_lines(folder: Path) -> list[str]:
+    """Return the last lines of the run's log that aren't empty; none without a log."""
     path = folder / LOG_FILE
     try:
         if not path.is_file():
-            return ""
+            return []
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_END))
             text = file.read(LOG_END).decode(errors="replace")
     except OSError:
-        return ""
-    lines = [
+        return []
+    return [
         line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()
     ]  # a progress bar returns, and writes on
-    errors = [line for line in lines if "error:" in line.lower()]
-    return printable((errors or lines or [""])[-1][:300])
 
 
 def time_left(runs: list[RunState]) -> str:

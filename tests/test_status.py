@@ -39,7 +39,9 @@ def test_every_state_by_hand(tmp_path, capsys):
     write_rows(root, {"mrpc": [0.8] * 5}, seconds=100.0)
     write_run(root, 1, "rte", 0.6, seconds=40.0)
     begin(root, 2, "rte", failure_txt="out of memory: take a smaller batch\n", command_json="{}")
-    stopped = begin(root, 3, "rte", command_json="{}", run_log="a step\nstopped by SIGTERM\n")
+    stopped = begin(
+        root, 3, "rte", command_json="{}", run_log="run_glue.py: error: of yesterday\nstopped by SIGTERM\n"
+    )
     for name in ("checkpoint-9", "checkpoint-10"):
         (stopped / name).mkdir()
     locked = begin(root, 4, "rte", command_json="{}", run_lock="7 host")
