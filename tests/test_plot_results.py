@@ -149,6 +149,17 @@ def test_all_nine_tasks_and_one_seed(tmp_path):
     assert not any(container.has_yerr for axes in figure.axes for container in axes.containers)
 
 
+def test_the_title_says_what_was_dropped(roots):
+    """A collapsed run that isn't drawn is counted in the title, with the epoch and the number of seeds."""
+    write_run(roots[0], 2, "mrpc", 0.68, scores={"last": {"eval_accuracy": 0.68, "eval_predicted_classes": 1}})
+    figure, panels = plotted(roots[0], 3, "a.png", "--drop_collapsed")
+    title = figure.get_suptitle()
+    assert title.endswith("up to 3 seeds; last epoch; collapsed and diverged runs dropped: 1")
+    assert solid(panels["MRPC (accuracy)"]) == [pytest.approx((0, 88))]
+    assert len(panels["MRPC (accuracy)"].collections[0].get_offsets()) == 2
+    assert "dropped" not in plotted(roots[0], 3, "a.png")[0].get_suptitle()
+
+
 def test_a_figure_that_cannot_be_written(roots, tmp_path, capsys, monkeypatch):
     """A full disk is one line, and leaves nothing behind."""
 
