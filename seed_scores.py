@@ -585,14 +585,17 @@ def different_lines(row: Row, tasks: list[str]) -> list[str]:
 def settings_of(record: dict[str, Any]) -> dict[str, str]:
     """Return what made the run's numbers, each value as JSON."""
     arguments, adapter, base = (part(record, name) for name in ("arguments", "adapter_config", "base_model"))
-    values = {name: value for name, value in arguments.items() if is_compared(name)}
-    values |= {f"adapter_config.{name}": value for name, value in adapter.items() if is_compared(name)}
-    values |= {f"{split} data": part(record, "data_sha256").get(split) for split in ("train", "validation")}
+    # With --selection_fraction each seed trains on other rows, as it should.
+    compared = ("validation",) if arguments.get("selection_fraction") else ("train", "validation")
+    values = {f"{split} data": part(record, "data_sha256").get(split) for split in compared}
     values["base model"] = base.get("sha256") or base.get("name")
-    values["starts from an adapter"] = bool(arguments.get("init_adapter_from"))
     values["precision"] = record.get("precision")
+    values = {name: value for name, value in values.items() if value is not None}
+    values |= {name: value for name, value in arguments.items() if is_compared(name)}
+    values |= {f"adapter_config.{name}": value for name, value in adapter.items() if is_compared(name)}
+    values["starts from an adapter"] = bool(arguments.get("init_adapter_from"))
     try:
-        return {name: json.dumps(value, sort_keys=True) for name, value in values.items() if value is not None}
+        return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
     except RecursionError:
         return {}
 

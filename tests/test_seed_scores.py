@@ -395,6 +395,19 @@ def test_runs_made_in_another_way(tmp_path, changes, reason):
     assert health(tmp_path, 4) == [expected]
 
 
+def test_held_out_rows_go_by_the_seed(tmp_path):
+    """With --selection_fraction the training rows differ between seeds by design; a run without it is another one."""
+    for seed in (1, 2, 3):
+        write_run(
+            tmp_path, seed, "rte", 0.6, arguments={"selection_fraction": 0.1}, data_sha256={"train": f"rows of {seed}"}
+        )
+    assert health(tmp_path, 3) == ["nothing found in 3 runs"]
+    for other, text in ((None, "null"), (0.2, "0.2")):
+        write_run(tmp_path, 3, "rte", 0.6, arguments={"selection_fraction": other})
+        (line,) = health(tmp_path, 3)
+        assert line.endswith(f"3/rte: selection_fraction {text}, not 0.1")
+
+
 def test_tasks_may_differ_in_epochs_but_not_in_rank(tmp_path):
     """Recipes train each task in its own way; the row's adapter and model are one."""
     write_rows(tmp_path, {"rte": [0.6, 0.6], "mrpc": [0.8, 0.8]})
