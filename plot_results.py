@@ -16,7 +16,6 @@ Exit status: 0 if the figure was written, else 2. Needs matplotlib, and SciPy fo
 
 import argparse
 import math
-import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comparison import interval_half_width
+from figures import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
 from published_scores import PublishedRow, published_of
-from run_folder import whole_file
+from run_folder import UsageError
 from seed_scores import (
     EPOCHS,
     METRICS,
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color Universal Design" (2008), without yellow, which is too light for marks on white. Dark and light
-# ones alternate, so that neighbours differ in greyscale too. Seven colours and ten markers repeat together after 70.
-COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 TITLES = {
     "sst2": "SST-2",
     "mrpc": "MRPC",
@@ -57,7 +53,6 @@ TITLES = {
     "qqp": "QQP",
     "wnli": "WNLI",
 }
-SUFFIXES = (".png", ".pdf", ".svg")
 MOST_COLUMNS = 4
 
 
@@ -79,11 +74,6 @@ def styles(rows: list[Row]) -> Iterator[tuple[int, Row, dict[str, str]]]:
     """Yield each row with its position and its colour and marker."""
     for index, row in enumerate(rows):
         yield index, row, {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-
-
-def plain(name: str) -> str:
-    """Return a name that matplotlib prints as it is: no formulas, and bytes that are no UTF-8 as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def draw_mean(axes: "Axes", x: float, values: list[float], style: dict[str, str]) -> None:
@@ -187,15 +177,6 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     return figure
 
 
-def write_figure(figure: "Figure", out: Path) -> None:
-    """Write the figure, whole or not at all; the same results give the same bytes."""
-    import matplotlib
-
-    dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    with matplotlib.rc_context({"svg.hashsalt": "plot_results"}), whole_file(out) as temporary:
-        figure.savefig(temporary, format=out.suffix[1:], dpi=160, metadata=dates.get(out.suffix))
-
-
 def fail(message: str) -> int:
     """Print an error to stderr and return the exit status for it."""
     print(f"plot_results.py: error: {message}", file=sys.stderr)
@@ -207,18 +188,14 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stderr, "reconfigure"):
         sys.stderr.reconfigure(encoding="utf-8", errors="surrogateescape")
     args = parse_arguments(argv)
-    if args.out.suffix not in SUFFIXES or args.out.is_dir() or not os.path.isdir(args.out.parent):
-        return fail(f"OUT must be a file {', '.join(SUFFIXES)} in an existing folder, not {str(args.out)!r}")
     try:
+        check_figure_file(args.out)
         results = read_results(args)
-    except ResultsError as error:
-        return fail(str(error))
-    published = {row.name: [] if args.no_published else published_of(row, results.tasks) for row in results.rows}
-    print("\n".join(health_lines(results)), file=sys.stderr)
-    try:
+        published = {row.name: [] if args.no_published else published_of(row, results.tasks) for row in results.rows}
+        print("\n".join(health_lines(results)), file=sys.stderr)
         write_figure(draw(results, published), args.out)
-    except OSError as error:
-        return fail(f"OUT {str(args.out)!r} can't be written: {error.strerror}")
+    except (ResultsError, UsageError) as error:
+        return fail(str(error))
     return 0
 
 
