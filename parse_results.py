@@ -27,6 +27,8 @@ many they are, as in `88.0 ± 1.0 (n=4)`, and the average uses only the seeds th
 
 NSEEDS is how many seeds there are (5: seeds 1 to 5), a range (3-5; 101-101 is one seed) or a list (1,3).
 
+--format runs prints what stands in run.json of every run, a CSV line each, scores in percent.
+
 Several ROOTs are compared: each with the first, paired by seed. --published adds the papers' rows for the same model.
 
     python parse_results.py --status finetuned_results/lora4 finetuned_results/randlora64 5
@@ -67,10 +69,12 @@ from seed_scores import (
     health_lines,
     memory_kinds,
     number,
+    part,
     printable,
     read_results,
     read_run,
     row_names,
+    run_cost,
     seed_costs,
     seeds_text,
     wanted_seeds,
@@ -126,7 +130,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="the standard deviation divides by n - ddof: 0 for the population's (default), 1 for the sample's",
     )
     parser.add_argument("--published", action="store_true", help="add the papers' rows for the same model")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="default: %(default)s")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="runs: a CSV line a run (default: %(default)s)"
+    )
     args = parser.parse_intermixed_args(argv)
     if args.status:
         defaults = vars(parser.parse_args(["ROOT", "1"]))
@@ -363,6 +369,29 @@ def comparison_records(results: Results) -> list[dict[str, Any]]:
     ]
 
 
+def run_records(results: Results) -> list[dict[str, Any]]:
+    """Return one line a run: how it was made, what it scored (in percent) and what it cost."""
+    records = []
+    for row in results.rows:
+        for task in results.tasks:
+            for seed, run in row.used(task).items():
+                record = run.record or {}
+                arguments, scores = part(record, "arguments"), part(record, "scores")
+                line = {"name": row.name, "task": task, "seed": seed, "metric": results.metrics[task]}
+                line[results.epoch] = 100 * run.score
+                for epoch in EPOCHS:
+                    chosen = part(scores, epoch)
+                    score = number(chosen.get(f"eval_{results.metrics[task]}"))
+                    line |= {epoch: 100 * score if score is not None else line.get(epoch)}
+                    line[f"{epoch}_epoch"] = number(chosen.get("epoch"))
+                for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "selection_fraction"):
+                    line[name] = arguments.get(name)
+                line |= {name: run_cost(run, name) for name in COST_HEADERS}
+                line |= {name: record.get(name) for name in ("device", "precision", "threads", "git_commit")}
+                records.append(line)
+    return records
+
+
 def as_text(tables: list[Table], records: list[dict[str, Any]]) -> str:
     r"""Return plain lines; each row ends in \\, ready for LaTeX once the bars are ampersands."""
     blocks = []
@@ -452,6 +481,7 @@ FORMATS: dict[str, Callable[[list[Table], list[dict[str, Any]]], str]] = {
     "latex": as_latex,
     "csv": as_csv,
     "json": as_json,
+    "runs": as_csv,
 }
 
 
@@ -598,8 +628,12 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(["parse_results.py: ignored, as unreadable:", *unreadable]), file=sys.stderr)
     first, *others = results.rows
     tables = [score_table(results, args), *(comparison_table(first, second, results) for second in others)]
-    records = score_records(results, args) + (published_records(results) if args.published else [])
-    print(FORMATS[args.format](tables, records + comparison_records(results)), end="")
+    if args.format == "runs":
+        records = run_records(results)
+    else:
+        records = score_records(results, args) + (published_records(results) if args.published else [])
+        records += comparison_records(results)
+    print(FORMATS[args.format](tables, records), end="")
     return 0
 
 

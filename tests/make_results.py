@@ -44,7 +44,7 @@ def write_run(root: Path, seed: int, task: str, *values: float, **changes: Any) 
     metrics = metrics_of(task, *values)
     record = record_of(seed, task, metrics)
     for name, change in changes.items():
-        both = isinstance(change, dict) and isinstance(record[name], dict)
+        both = isinstance(change, dict) and isinstance(record.get(name), dict)
         record[name] = record[name] | change if both else change
     (folder / "eval_results.json").write_text(json.dumps(metrics))
     (folder / "run.json").write_text(json.dumps(record))

@@ -897,3 +897,17 @@ def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, 
     finished = sum(finished[0] if run[0] == "link" else done for run, done in zip(runs, finished, strict=True))
     sums = next(line for line in out.getvalue().splitlines() if line.startswith("all "))
     assert re.search(rf" {finished}/0/\d/\d$", sums)
+
+
+def test_runs_are_listed_one_a_line(tmp_path, capsys):
+    """Last, best and selected epoch side by side, whatever --epoch asks for; what wasn't measured stays empty."""
+    entry = {"epoch": 3.0, "eval_accuracy": 0.875}
+    scores = {"last": entry | {"epoch": 10.0, "eval_accuracy": 0.75}, "best": entry, "selected": entry}
+    write_run(tmp_path / "lora4", 1, "mrpc", 0.75, scores=scores)
+    write_run(tmp_path / "lora4", 2, "mrpc", 0.5, scores=None, device="cpu")
+    assert parse_results.main([str(tmp_path / "lora4"), "2", "--tasks", "mrpc", "--format", "runs"]) == 0
+    first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    found = [first[name] for name in ("task", "seed", "last", "last_epoch", "best", "best_epoch", "selected")]
+    assert found == ["mrpc", "1", "75.0", "10.0", "87.5", "3.0", "87.5"]
+    assert (first["adapter_parameters"], first["train_seconds"], first["device"]) == ("663552.0", "60.0", "")
+    assert (second["last"], second["best"], second["device"]) == ("50.0", "", "cpu")
