@@ -27,6 +27,7 @@ def record_of(seed: int, task: str, metrics: dict[str, Any]) -> dict[str, Any]:
         "data_sha256": {"train": f"{task} train", "validation": f"{task} validation"},
         "parameters": {"adapter": 663_552, "head": 592_130, "total": 125_000_000, "stored": 1_255_682},
         "saved_bytes": 5_000_000,
+        "precision": "float32",
         "seconds": 70.0,
         "peak_memory": {"kind": "process", "bytes": 600_000_000},
         "metrics": metrics | {"train_runtime": 60.0, "eval_majority_share": 0.4321},

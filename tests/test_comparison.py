@@ -14,6 +14,7 @@ SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_s
 
 
 def by_seed(values: list[float]) -> dict[int, float]:
+    """Return the scores of seeds 1, 2, …"""
     return dict(enumerate(values, start=1))
 
 

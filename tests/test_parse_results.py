@@ -557,6 +557,7 @@ FIVE = [0.700, 0.710, 0.720, 0.730, 0.740]
 
 
 def shifted(by: list[float]) -> list[float]:
+    """Return FIVE with one step added to each."""
     return [value + step for value, step in zip(FIVE, by, strict=True)]
 
 

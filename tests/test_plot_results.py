@@ -164,6 +164,7 @@ def test_a_figure_that_cannot_be_written(roots, tmp_path, capsys, monkeypatch):
     """A full disk is one line, and leaves nothing behind."""
 
     def full(*_: object, **__: object) -> None:
+        """Fail as on a full disk."""
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)

@@ -259,6 +259,7 @@ def test_kinds_of_memory(tmp_path):
 
 
 def health(*argv: object) -> list[str]:
+    """Return what is said about the runs."""
     return health_lines(read(*argv))
 
 
@@ -381,7 +382,7 @@ def test_a_mark_that_is_no_file(tmp_path):
         ({"adapter_config": {"r": 8}}, "adapter_config.r 8, not 4"),
         ({"arguments": {"init_adapter_from": "x/3/mnli"}}, "starts from an adapter true, not false"),
         ({"arguments": {"seed": 1}}, "its seed is 1"),
-        ({"precision": "fp16"}, None),  # nor this
+        ({"precision": "fp16"}, 'precision "fp16", not "float32"'),
         ({"arguments": {"output_dir": "elsewhere", "logging_steps": 7, "dataset_path": "b"}}, None),
     ],
 )
