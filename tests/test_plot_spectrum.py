@@ -262,3 +262,16 @@ def test_full_disk_leaves_no_figure(trained, tmp_path, capsys, monkeypatch):
     status, said = plot(capsys, trained("lora"), out)
     assert status == 2 and "No space left on device" in said.splitlines()[-1]
     assert out.read_bytes() == b"older" and list(tmp_path.iterdir()) == [out]
+
+
+def test_an_adapter_without_a_layer_or_without_a_change_has_no_line_there():
+    """Query and value alone beside all layers, and an update of zeros."""
+    adapters = {
+        "all": [Update("query", np.array([0.2, 0.1]), 0.1), Update("dense", np.array([0.2, 0.1]), 0.1)],
+        "few": [Update("query", np.array([0.3, 0.1]), 0.1)],
+        "untrained": [Update("query", np.zeros(2), 0.0), Update("dense", np.zeros(2), 0.0)],
+    }
+    query, dense = plot_spectrum.draw(adapters).axes
+    assert (len(query.lines), len(dense.lines)) == (4, 2)
+    zeros = [line.split() for line in plot_spectrum.table_lines(adapters) if "untrained" in line]
+    assert zeros[-1] == ["all", "untrained", "2", "0.0000", "0.0000", "0.0", "0", "2"]
