@@ -13,7 +13,6 @@ AdamW. The frozen base and full fine-tuning are the two ends. The last line is o
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -179,13 +178,11 @@ def peak_bytes(step: Callable[[], None], device: torch.device) -> int | None:
 def describe_machine(args: argparse.Namespace, device: torch.device) -> dict[str, object]:
     """What a ratio depends on besides the code."""
     return {
-        "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": args.dtype,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-    } | {name: value for name, value in vars(args).items() if name not in ("dtype", "quick")}
+    } | {name: value for name, value in vars(args).items() if name not in ("device", "dtype", "quick")}
 
 
 def print_table(title: str, rows: dict[str, dict[str, float]], reference: str) -> None:
