@@ -27,15 +27,20 @@ run_one() { # FOLDER COMMAND [SLOT]: one run; its log is in its folder, its outc
     trap 'stop 130' INT
     trap 'stop 75' TERM
     if [ "$folder/run.json" -nt "$work/begin" ] || held "$folder"; then
-        printf 'elsewhere\t%s\n' "$folder" >>"$work/outcomes"
+        printf 'elsewhere\t%s\t\n' "$folder" >>"$work/outcomes"
         return 0
     fi
     if [ -n "$slot" ] && [ -n "$gpus" ]; then
         IFS=, read -r -a gpu_list <<<"$gpus"
         export CUDA_VISIBLE_DEVICES=${gpu_list[(slot - 1) % ${#gpu_list[@]}]}
     fi
-    { mkdir -p "$folder" && : >>"$log"; } 2>/dev/null || log=/dev/null # the run itself will say what is wrong
-    if [ -n "$slot" ]; then exec 4>>"$log"; else exec 4> >(trap '' INT TERM && exec tee -a "$log") && shown=$!; fi
+    if ! { mkdir -p "$folder" && : >>"$log"; } 2>/dev/null; then
+        exec 4>&1 # the run itself will say what is wrong with its folder
+    elif [ -n "$slot" ]; then
+        exec 4>>"$log"
+    else
+        exec 4> >(trap '' INT TERM && exec tee -a "$log") && shown=$!
+    fi
     while [ "$left" -gt 0 ] && [ -z "$stopping" ]; do
         printf '== %(%F %T)T %s\n' -1 "$folder" >&4
         bash -c "exec $command" >&4 2>&1 4>&- &

@@ -35,6 +35,7 @@ FAILURE_FILE = "failure.txt"  # one line: why the last start ended without resul
 COMMAND_FILE = "command.json"  # the flags of the run that was started here
 LOG_FILE = "run.log"  # what the run printed, kept by train_all.sh
 LOCK_FILE = "run.lock"  # held by flock while a run works here; says who
+IN_USE = "a run is working in it"
 LOCK_PATIENCE = 0.5  # seconds: whoever asks is_running() holds a shared lock for an instant
 LOG_TAIL = 65536  # bytes at the end of a log in which the reason of a failure is looked for
 ATTEMPT = "== "  # begins the line that train_all.sh writes into a log at each start and end of a run
@@ -175,7 +176,7 @@ def acquire(path: Path) -> int:
             if time.monotonic() > deadline:
                 holder = holder_of(path.parent)
                 os.close(descriptor)
-                raise UsageError(f"--output_dir {path.parent}: a run is working in it ({holder})") from None
+                raise UsageError(f"--output_dir {path.parent}: {IN_USE} ({holder})") from None
             time.sleep(0.02)
         except OSError as error:
             logger.warning(f"{path}: no locks on this file system ({error.strerror}); nothing keeps others out")
@@ -238,7 +239,8 @@ def failure(folder: Path) -> str | None:
     stopped = lines and lines[-1].startswith(("run_glue.py: stopped", "run_glue.py: interrupted"))
     if stopped or end.endswith(("status 0", "status 75", "status 130", "status 143")):
         return None
-    errors = [line for line in lines if "error:" in line.lower()]
+    # Another sweep that tried the same folder meanwhile has left its refusal in the log.
+    errors = [line for line in lines if "error:" in line.lower() and IN_USE not in line]
     return (errors or lines or [end.removeprefix(ATTEMPT) or None])[-1]
 
 
