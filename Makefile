@@ -1,5 +1,5 @@
-# make smoke: the main job on tiny models and data made on the spot; make test: the tests.
-# Both install what they need into .venv and want nothing but Python 3.11 or later with pip.
+# make smoke: the main job on tiny models and data made on the spot; make test: the tests; make figures: README's.
+# All install what they need into .venv and want nothing but Python 3.11 or later with pip.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -9,7 +9,7 @@ SMOKE_JOB := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HOME=$(SMOKE)/cache PYTHON=$(
 	MODELS=$(SMOKE)/roberta TASKS="mrpc stsb" SEEDS="1 2" bash train_all.sh --dataset_path $(SMOKE)/glue \
 	--num_train_epochs 4 --per_device_train_batch_size 16 --log_level error --disable_tqdm True
 
-.PHONY: smoke test lint clean
+.PHONY: smoke test lint figures clean
 
 smoke: $(VENV)/ready
 	rm -rf $(SMOKE)
@@ -25,6 +25,14 @@ test: $(VENV)/ready
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The speed figure needs only the numbers in results/; the others need a sweep's folders, one an adapter:
+# make figures STUDY="finetuned_results/lora4 finetuned_results/randlora64" NSEEDS=5
+NSEEDS ?= 5
+figures: $(VENV)/ready
+	$(RUN) benchmarks/plot_benchmarks.py results/bench_adapters.json results/bench_grid.json results/speed.png
+	$(if $(STUDY),$(RUN) plot_results.py $(STUDY) $(NSEEDS) results/scores.png)
+	$(if $(STUDY),$(RUN) plot_spectrum.py $(STUDY:%=%/1/mrpc) results/spectrum.png)
 
 $(VENV)/ready: requirements.txt tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)

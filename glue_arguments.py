@@ -222,7 +222,8 @@ class GlueTrainingArguments(TrainingArguments):
         """Settle what the machine decides, before the parent's checks."""
         self.keep_checkpoints = self.save_total_limit is not None
         self.save_total_limit = 1 if self.save_total_limit is None else self.save_total_limit
-        self.follows_task_metric = self.metric_for_best_model is None  # the parent would put the loss there
+        # The parent would put the loss there.
+        self.follows_task_metric = self.metric_for_best_model is None and self.load_best_model_at_end
         if self.selection_fraction is not None and self.eval_strategy == "no":
             self.eval_strategy = "epoch"
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():

@@ -31,6 +31,7 @@ from pathlib import Path
 
 RECORD_FILE = "run.json"  # written last of all, so it marks a finished run
 BASES_FILE = "random_bases.json"  # the hash of VeRA's and RandLoRA's random bases, beside every saved adapter
+PROGRESS_FILE = "training_so_far.json"  # in a checkpoint: what Trainer would forget, see GlueTrainer._save_checkpoint
 FAILURE_FILE = "failure.txt"  # one line: why the last start ended without results
 COMMAND_FILE = "command.json"  # the flags of the run that was started here
 LOG_FILE = "run.log"  # what the run printed, kept by train_all.sh
@@ -39,6 +40,7 @@ IN_USE = "a run is working in it"
 LOCK_PATIENCE = 0.5  # seconds: whoever asks is_running() holds a shared lock for an instant
 LOG_TAIL = 65536  # bytes at the end of a log in which the reason of a failure is looked for
 ATTEMPT = "== "  # begins the line that train_all.sh writes into a log at each start and end of a run
+ATTEMPT_ENDED = "== ended"
 # What a run may write besides checkpoints, saved weights and predictions.
 RUN_FILES = (
     RECORD_FILE,
@@ -219,29 +221,41 @@ def is_running(folder: Path) -> bool:
 
 
 def failure(folder: Path) -> str | None:
-    """Why the last start of a run in `folder` failed, in one line; None where it has not, or was only stopped."""
+    """Return why the last run in `folder` failed, as it said itself; None where it said nothing."""
+    path = folder / FAILURE_FILE
     try:
-        line = (folder / FAILURE_FILE).read_text(encoding="utf-8", errors="replace").strip()
-        if line:
-            return line.splitlines()[0]
-    except OSError:
-        pass
-    try:
-        with open(folder / LOG_FILE, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_TAIL))
-            text = file.read().decode(errors="replace")
+        if not path.is_file():  # reading a named pipe would wait for ever
+            return None
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline(1000).strip()
     except OSError:
         return None
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]  # progress bars end in \r
-    end = lines.pop() if lines and lines[-1].startswith(f"{ATTEMPT}ended") else ""
-    starts = [number for number, line in enumerate(lines) if line.startswith(ATTEMPT)]
+
+
+def log_lines(folder: Path) -> list[str]:
+    """Return the last lines, without empty ones, that the last start of the run in `folder` left in its log."""
+    path = folder / LOG_FILE
+    try:
+        if not path.is_file():
+            return []
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL))
+            text = file.read(LOG_TAIL).decode(errors="replace")
+    except OSError:
+        return []
+    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]  # a progress bar ends in \r
+    starts = [number for number, line in enumerate(lines) if line.startswith(ATTEMPT) and ATTEMPT_ENDED not in line]
     lines = lines[starts[-1] + 1 :] if starts else lines
-    stopped = lines and lines[-1].startswith(("run_glue.py: stopped", "run_glue.py: interrupted"))
-    if stopped or end.endswith(("status 0", "status 75", "status 130", "status 143")):
-        return None
-    # Another sweep that tried the same folder meanwhile has left its refusal in the log.
-    errors = [line for line in lines if "error:" in line.lower() and IN_USE not in line]
-    return (errors or lines or [end.removeprefix(ATTEMPT) or None])[-1]
+    # Another sweep that tried the folder meanwhile has left its refusal.
+    return [line for line in lines if not line.startswith(ATTEMPT) and IN_USE not in line]
+
+
+def last_words(folder: Path) -> str:
+    """Why the last start of the run in `folder` ended without results, as far as its files tell."""
+    lines = log_lines(folder)
+    return (
+        failure(folder) or ([line for line in lines if "error:" in line.lower()] or lines or ["no word was left"])[-1]
+    )
 
 
 def given_flags(argv: list[str]) -> dict[str, object]:
@@ -488,7 +502,7 @@ def summary(work: Path) -> int:
     for folder, reason in folders.get("other", {}).items():
         print(f"refused: {folder} holds another run: {reason}")
     for folder, status in folders.get("failed", {}).items():
-        print(f"failed: {folder} (exit status {status}): {failure(Path(folder)) or 'no reason was left'}")
+        print(f"failed: {folder} (exit status {status}): {last_words(Path(folder))}")
     return 1 if folders.keys() & {"failed", "other"} else 75 if "stopped" in folders else 0
 
 

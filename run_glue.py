@@ -67,7 +67,6 @@ from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedConfig,
-    Trainer,
     TrainerState,
     default_data_collator,
     set_seed,
@@ -84,6 +83,18 @@ from glue_arguments import (
     read_arguments_file,
 )
 from glue_data import Task, describe_task, hold_out, load_raw_datasets, splits, tokenize
+from glue_trainer import (
+    DivergedError,
+    GlueTrainer,
+    RunFailedError,
+    StopOnSignal,
+    StoppedBySignal,
+    failure_noted,
+    hash_tensors,
+    head_modules,
+    head_parameters,
+    random_bases,
+)
 from run_folder import UsageError, first_line
 from unpadded_encoder import use_unpadded_encoder
 
@@ -93,18 +104,15 @@ REPOSITORY = Path(__file__).resolve().parent
 logger = logging.getLogger("run_glue")
 
 
-class DivergedError(ArithmeticError):
-    """A loss that is NaN or infinite: the run ends with exit status 1 and without results."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the script; the steps stand in the order of the functions below."""
     argv = sys.argv[1:] if argv is None else argv
     model_args, data_args, adapter_args, training_args = parse_arguments(argv, __doc__)
     setup_logging(training_args)
+    stop_on_signal = StopOnSignal()
     output_dir = Path(training_args.output_dir)
     command = command_of(argv)
-    with held(training_args):
+    with held(training_args), failure_noted(training_args):
         if may_skip(output_dir, training_args, command):
             return 0
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
@@ -114,15 +122,13 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer = load_tokenizer(model_args)
         architecture = build_architecture(config, model_args)
         adapter_config = make_adapter_config(adapter_args, architecture, training_args.seed)
-        max_positions = count_positions(architecture)
-        tokenized_datasets = tokenize(
-            raw_datasets, task, label_to_id, tokenizer, max_positions, data_args, training_args
-        )
+        limit = count_positions(architecture)
+        tokenized_datasets = tokenize(raw_datasets, task, label_to_id, tokenizer, limit, data_args, training_args)
 
         checkpoint = find_checkpoint(output_dir, training_args)
         model, base_sha256 = load_model(model_args, adapter_args, config, adapter_config, training_args.seed)
         fast_paths = use_fast_paths(model, adapter_args, data_args)
-        trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task)
+        trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task, stop_on_signal)
         check_random_bases(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
         clear_output_dir(output_dir, training_args, checkpoint)
         record = describe_run(trainer, model_args, data_args, adapter_args, raw_datasets, base_sha256) | fast_paths
@@ -336,12 +342,6 @@ def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None
             raise UsageError(f"--init_adapter_from {folder}: its {name} is {theirs}, the flags say {value}")
 
 
-def head_modules(model: nn.Module) -> list[str]:
-    """Names of the parts outside the encoder that have parameters: the head, trained in full and never adapted."""
-    parts = model.named_children()
-    return [name for name, part in parts if name != model.base_model_prefix and any(True for _ in part.parameters())]
-
-
 def read_adapter_config(path: Path, common: dict[str, Any], merges: bool) -> PeftConfig:
     """Read a PEFT config file; `common` fills in what it leaves open. Raises UsageError for what PEFT can't use."""
     content = run_folder.read_json(path)
@@ -478,32 +478,13 @@ def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
     except (OSError, ValueError) as error:
         raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
     head = tuple(f"base_model.model.{name}." for name in head_modules(model.get_base_model()))
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(head)}
-    wanted = {
-        name: tensor for name, tensor in peft.get_peft_model_state_dict(model).items() if not name.startswith(head)
-    }
+    wanted = peft.get_peft_model_state_dict(model)
+    new_head = {name: tensor for name, tensor in wanted.items() if name.startswith(head)}
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(head)} | new_head
     if {name: tensor.shape for name, tensor in weights.items()} != {name: t.shape for name, t in wanted.items()}:
         raise UsageError(f"--init_adapter_from {folder}: its weights are not those of this model's adapter")
     peft.set_peft_model_state_dict(model, weights)
     logger.info(f"Starting from the adapter in {folder}, with a new head")
-
-
-def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values, so that it doesn't depend on the stored precision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def random_bases(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The frozen random bases that VeRA and RandLoRA share between layers, by name; empty for other models."""
-    bases = {}
-    for name in ("vera_A", "vera_B", "randlora_A", "randlora_B"):
-        for adapter, tensor in getattr(getattr(model, "base_model", None), name, {}).items():
-            bases[f"{name}.{adapter}"] = tensor
-    return bases
 
 
 def check_random_bases(model: nn.Module, folder: Path | str | None) -> None:
@@ -539,67 +520,6 @@ def use_fast_paths(
     return {"fast_adapters": adapters, "unpadded_encoder": {"on": padded is None, "reason": padded}}
 
 
-class GlueTrainer(Trainer):
-    """Trainer that ends at a loss that is no number, and saves what a reload with stock PEFT needs.
-
-    `further_evaluations` maps the prefix of metrics to the rows that are evaluated beside the validation set.
-    """
-
-    further_evaluations: dict[str, datasets.Dataset]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer, with the head's parameters in groups of their own if they have their own rate."""
-        optimizer = super().create_optimizer(model)
-        rate = self.args.classifier_learning_rate
-        if rate is not None and not any(group.get("is_head") for group in optimizer.param_groups):
-            head = {id(parameter) for parameter in head_parameters(self.model)}
-            for group in list(optimizer.param_groups):
-                in_head = [parameter for parameter in group["params"] if id(parameter) in head]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
-                if in_head:
-                    optimizer.add_param_group({**group, "params": in_head, "lr": rate, "is_head": True})
-        return optimizer
-
-    def evaluate(
-        self,
-        eval_dataset: datasets.Dataset | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Evaluate; in training (no rows given) on the further sets too, and without moving the random state.
-
-        A data loader draws a number whenever it starts: without the fork, looking at a run would change it.
-        """
-        if eval_dataset is not None:
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        with torch.random.fork_rng(devices=[]):
-            metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
-            for prefix, rows in self.further_evaluations.items():
-                metrics |= super().evaluate(rows, ignore_keys, prefix)
-        return metrics
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward pass; raises DivergedError."""
-        loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise DivergedError(f"the training loss is {loss.item()} at step {self.state.global_step + 1}")
-        return loss
-
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the adapter with the base model's config, which keeps the labels, and the hash of its random bases."""
-        super()._save(output_dir, state_dict)
-        if not self.args.should_save or not isinstance(self.model, PeftModel):
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        self.model.get_base_model().config.save_pretrained(folder)
-        bases = random_bases(self.model)
-        if bases:
-            key = self.model.active_peft_config.projection_prng_key
-            run_folder.write_json(
-                folder / run_folder.BASES_FILE, {"sha256": hash_tensors(bases), "projection_prng_key": key}
-            )
-
-
 def make_trainer(
     model: nn.Module,
     training_args: GlueTrainingArguments,
@@ -607,6 +527,7 @@ def make_trainer(
     tokenizer: transformers.PreTrainedTokenizerBase,
     tokenized_datasets: DatasetDict,
     task: Task,
+    stop_on_signal: StopOnSignal,
 ) -> GlueTrainer:
     """Build the Trainer. Which epoch is the best is decided by the task's metric, unless a flag names another."""
     if data_args.pad_to_max_length:
@@ -628,10 +549,12 @@ def make_trainer(
         compute_metrics=make_compute_metrics(task),
         processing_class=tokenizer,
         data_collator=data_collator,
+        callbacks=[stop_on_signal],
     )
     # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in the whole batch. It does
     # not, so with gradient accumulation g or N processes loss and gradients would come out g or N times too large.
     trainer.model_accepts_loss_kwargs = False
+    stop_on_signal.trainer = trainer
     trainer.further_evaluations = {f"eval{suffix}": tokenized_datasets[name] for name, suffix in evaluated[1:]}
     if "selection" in tokenized_datasets:
         trainer.further_evaluations["eval_selection"] = tokenized_datasets["selection"]
@@ -703,6 +626,7 @@ def clear_output_dir(output_dir: Path, args: GlueTrainingArguments, checkpoint: 
         if args.should_save and checkpoint is None:
             run_folder.clear(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / run_folder.FAILURE_FILE).unlink(missing_ok=True)
 
 
 def describe_run(
@@ -774,22 +698,19 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trained parameters of the head."""
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
-    modules = [plain.get_submodule(name) for name in head_modules(plain)]
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-
 def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any]) -> None:
     """Train, from a checkpoint if there is one, and save the model."""
+    before = run_folder.read_json(checkpoint / run_folder.PROGRESS_FILE) if checkpoint else None
+    if before is not None:
+        trainer.loss_sum, trainer.seconds_before = before["loss_sum"], before["seconds"]
+    trainer.began = time.time()
     train_result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()  # saves the tokenizer too
     metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
     record["scores"] = {"history": evaluations_of(trainer.state)}
-    if trainer.args.world_size > 1:  # Trainer reports the loss of this process's rows alone
-        loss = torch.tensor(metrics["train_loss"], device=trainer.args.device)
-        metrics["train_loss"] = trainer.accelerator.reduce(loss, reduction="mean").item()
+    # Trainer reports the time and the mean loss since the last start, and of this process's rows.
+    metrics["train_runtime"] += trainer.seconds_before
+    metrics["train_loss"] = trainer.mean_over_processes(trainer.loss_sum) / trainer.state.global_step
     trainer.log_metrics("train", metrics)
     save_metrics(trainer, "train", metrics, record)
     if trainer.is_world_process_zero():
@@ -932,7 +853,7 @@ def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
         path for name in ("adapter_model.safetensors", "model.safetensors") if (path := output_dir / name).exists()
     ]
     record["saved_bytes"] = saved[0].stat().st_size if saved else None
-    record["seconds"] = round(time.perf_counter() - STARTED, 3)
+    record["seconds"] = round(trainer.seconds_before + time.perf_counter() - STARTED, 3)
     if trainer.args.device.type == "cuda":
         record["peak_memory"] = {"kind": "cuda allocated", "bytes": torch.cuda.max_memory_allocated()}
     else:
@@ -949,15 +870,19 @@ def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
 
 
 def run_as_script() -> int:
-    """Call main() and return the exit status; a user's mistake and a diverged run end with one line, no traceback."""
+    """Call main() and return the exit status; what a user can mend ends with one line, no traceback."""
     try:
         status = main()
     except UsageError as error:
-        print(f"run_glue.py: error: {error}", file=sys.stderr)
-        status = 2
-    except DivergedError as error:
-        print(f"run_glue.py: diverged: {error}; try a lower --learning_rate", file=sys.stderr)
-        status = 1
+        status, line = 2, f"error: {error}"
+    except RunFailedError as error:
+        status, line = 1, f"error: {error}"
+    except StoppedBySignal as error:
+        status, line = 75, str(error)
+    except KeyboardInterrupt:
+        status, line = 130, "interrupted: start it again with --resume"
+    if status:
+        print(f"run_glue.py: {line}", file=sys.stderr)
     if torch.distributed.is_initialized():
         # DistributedDataParallel's end joins gloo's threads while it holds the GIL, and now and then waits for ever.
         if status == 0:

@@ -31,6 +31,7 @@ SHAPES = {
     "rte": (("sentence1", "sentence2"), ["entailment", "not_entailment"]),
     "qnli": (("question", "sentence"), ["entailment", "not_entailment"]),
     "mnli": (("premise", "hypothesis"), ["entailment", "neutral", "contradiction"]),
+    "ax": (("premise", "hypothesis"), ["entailment", "neutral", "contradiction"]),  # test rows only
     "stsb": (("sentence1", "sentence2"), None),
 }
 SPECIAL = {
@@ -69,8 +70,10 @@ def make_glue(folder: Path, rows: int = 512) -> None:
     """Write every task's splits as parquet files."""
     for task in SHAPES:
         endings = ["_matched", "_mismatched"] if task == "mnli" else [""]
-        splits = {"train": (rows, True)}
-        splits |= {f"validation{ending}": (rows // 4, True) for ending in endings}
+        splits = {}
+        if task != "ax":
+            splits = {"train": (rows, True)}
+            splits |= {f"validation{ending}": (rows // 4, True) for ending in endings}
         splits |= {f"test{ending}": (rows // 8, False) for ending in endings}
         (folder / task).mkdir(parents=True, exist_ok=True)
         for seed, (split, (count, labelled)) in enumerate(splits.items()):

@@ -133,12 +133,29 @@ def test_gradient_accumulation_gives_the_big_batch(run, without_dropout):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
-@pytest.mark.parametrize("fast", [True, False])
-def test_two_processes_give_the_big_batch_and_one_record(run, tiny, tmp_path, without_dropout, fast):
-    """torchrun with two ranks of 8 rows each ends where one process with 16 rows does, to float32's rounding."""
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "fast", "launcher"),
+    [
+        ("lora", True, TORCHRUN),
+        ("lora", False, TORCHRUN),
+        ("randlora", True, TORCHRUN),
+        ("randlora", False, TORCHRUN),
+        ("vera", True, TORCHRUN),
+        ("vera", False, TORCHRUN),
+        ("randlora", True, ACCELERATE),
+    ],
+)
+def test_two_processes_give_the_big_batch_and_one_record(
+    run, tiny, tmp_path, without_dropout, adapter, fast, launcher
+):
+    """Two ranks of 8 rows each end where one process with 16 rows does, to float32's rounding."""
     flags = {
         "model_name_or_path": without_dropout / "roberta",
-        "adapter_name": "randlora",
+        "adapter_name": adapter,
         "optim": "sgd",
         "learning_rate": 0.1,
         "max_grad_norm": 0,
@@ -148,7 +165,6 @@ def test_two_processes_give_the_big_batch_and_one_record(run, tiny, tmp_path, wi
     }
     single = run("single", per_device_train_batch_size=16, **flags)
     command = arguments(tiny, tmp_path / "double", per_device_train_batch_size=8, **flags)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launcher, REPOSITORY / "run_glue.py", *command], capture_output=True, text=True, timeout=240
     )
@@ -217,6 +233,57 @@ def test_diverged_run_ends_without_results(tiny, tmp_path):
         run_glue.main(arguments(tiny, tmp_path / "out", learning_rate=1e30, max_grad_norm=0, optim="sgd"))
     assert not (tmp_path / "out" / "eval_results.json").exists()
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+# Starting from a saved adapter
+
+
+@pytest.mark.parametrize("adapter", ["lora", "randlora", "vera"])
+def test_a_run_starts_from_a_saved_adapter_with_a_new_head(run, monkeypatch, adapter):
+    """The bases come along from another seed; of the saved file only the head is left behind."""
+    saved = run("mnli", task_name="mnli", adapter_name=adapter, seed=2, **ADAPTERS[adapter])
+    starts = []
+    load_model = run_glue.load_model
+
+    def remember(*args):
+        model, sha256 = load_model(*args)
+        starts.append({name: t.clone() for name, t in peft.get_peft_model_state_dict(model).items()})
+        return model, sha256
+
+    monkeypatch.setattr(run_glue, "load_model", remember)
+    folder = run("rte", task_name="rte", adapter_name=adapter, init_adapter_from=saved, **ADAPTERS[adapter])
+    theirs = saved_weights(saved)
+    for name, tensor in starts[0].items():
+        if "classifier" not in name:
+            assert torch.equal(tensor, theirs[name]), name
+    assert starts[0]["base_model.model.classifier.out_proj.weight"].shape == (2, 48)
+    if adapter != "lora":
+        hashes = [read(path / "random_bases.json")["sha256"] for path in (saved, folder)]
+        assert hashes[0] == hashes[1]
+    assert read(folder / "run.json")["arguments"]["init_adapter_from"] == str(saved)
+
+
+def test_a_start_that_does_not_fit_is_refused_by_name(run, tiny):
+    saved = run("mnli", task_name="mnli", adapter_name="vera", **ADAPTERS["vera"])
+    for flags, message in (
+        ({"adapter_name": "vera", "rank": 8}, "its r is 16, the flags say 8"),
+        ({"adapter_name": "lora"}, "its peft_type is VERA, the flags say LORA"),
+        ({"adapter_name": "vera", "rank": 16, "target_modules": ["query"]}, "its target_modules is"),
+        (
+            {"adapter_name": "vera", "rank": 16, "projection_prng_key": 1},
+            "its projection_prng_key is 8, the flags say 1",
+        ),
+        ({"adapter_name": "vera", "rank": 16, "model_name_or_path": tiny / "bert"}, "was trained on another model"),
+        ({"adapter_name": "none", "rank": None}, "give --do_train and the adapter"),
+        ({"do_train": None, "adapter_name": "vera"}, "give --do_train and the adapter"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run("rte", task_name="rte", init_adapter_from=saved, **flags)
+    (saved / "random_bases.json").write_text(json.dumps({"sha256": "0", "projection_prng_key": 8}))
+    with pytest.raises(UsageError, match="draws other random bases from key 8"):
+        run("rte", task_name="rte", init_adapter_from=saved, adapter_name="vera", rank=16)
+    with pytest.raises(UsageError, match="no adapter_config.json in this folder"):
+        run("rte", task_name="rte", init_adapter_from=saved.parent)
 
 
 # Resuming
@@ -509,12 +576,12 @@ def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first):
 # Data
 
 
-def test_mnli_has_two_validation_and_two_test_sets(run):
+def test_mnli_has_two_validation_sets_two_test_sets_and_ax(run):
     folder = run(task_name="mnli", do_predict=True, max_predict_samples=10)
     results = read(folder / "eval_results.json")
     assert {"eval_accuracy", "eval_accuracy_mm", "eval_loss", "eval_loss_mm"} <= results.keys()
     assert results["eval_loss"] != results["eval_loss_mm"]
-    for name in ("predict_results_mnli.txt", "predict_results_mnli-mm.txt"):
+    for name in ("predict_results_mnli.txt", "predict_results_mnli-mm.txt", "predict_results_ax.txt"):
         assert len((folder / name).read_text().splitlines()) == 11
 
 

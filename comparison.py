@@ -1,0 +1,139 @@
+"""Comparisons of rows, paired by seed: t-test, exact permutation test, and what holds up among several tasks or rows.
+
+Imported by parse_results.py and plot_results.py. SciPy is imported when two rows are compared, and not before.
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from seed_scores import Results, Row
+
+SIGNIFICANCE = 0.05
+MOST_PERMUTED = 20  # 2^20 sums take about a second
+NO_SPREAD = 1e-12  # scores are fractions; below this a deviation is rounding
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Second minus first, over the seeds that both have; all but n and p-values as fractions."""
+
+    n: int
+    difference: float
+    low: float | None  # 95 % interval of the mean difference; None where the differences have no spread
+    high: float | None
+    p: float | None  # paired t-test, two-sided
+    permutation_p: float | None
+    smallest_p: float | None  # the smallest permutation p that n seeds can reach
+
+
+def compare_rows(first: Row, second: Row, results: Results) -> list[tuple[str, Comparison, float | None]]:
+    """Compare two rows: task, comparison and p, corrected over the tasks after Holm (that of avg stands alone)."""
+    ours, theirs = columns_of(first, results), columns_of(second, results)
+    found = {column: compare(ours[column], theirs[column]) for column in ours}
+    overall = found.pop("avg")
+    tasks = [(task, comparison) for task, comparison in found.items() if comparison is not None]
+    adjusted = holm([comparison.p for _, comparison in tasks])
+    rows = [(task, comparison, p) for (task, comparison), p in zip(tasks, adjusted, strict=True)]
+    return rows + ([("avg", overall, overall.p)] if overall else [])
+
+
+def columns_of(row: Row, results: Results) -> dict[str, dict[int, float]]:
+    """Return each column's scores by seed, the average last."""
+    return {task: row.scores(task) for task in results.tasks} | {"avg": row.seed_averages(results.averaged_tasks)}
+
+
+def verdict(comparison: Comparison, p: float | None, first: str, second: str) -> str:
+    """Say which row is better, or that none was shown to be."""
+    if p is None or p >= SIGNIFICANCE:
+        return "no difference shown"
+    better = f"{second if comparison.difference > 0 else first} is better"
+    confirmed = comparison.permutation_p is not None and comparison.permutation_p < SIGNIFICANCE
+    return better if confirmed else f"{better}, by the t-test alone"
+
+
+def best_cells(results: Results, centre: Callable[[list[float]], float]) -> set[tuple[int, int]]:
+    """Return (row, column) of the best cells whose difference from the runner-up holds up.
+
+    The family of Holm's correction is the best row against each other row, of every task: which row is the runner-up
+    is read from the same scores. The average's family is the best row against the others.
+    """
+    families: dict[bool, list[tuple[int, int, bool, float | None]]] = {True: [], False: []}
+    columns = [columns_of(row, results) for row in results.rows]
+    for index, name in enumerate([*results.tasks, "avg"], start=1):
+        values = {row: list(scores[name].values()) for row, scores in enumerate(columns) if scores[name]}
+        if len(values) < 2:
+            continue
+        best, runner_up, *_ = sorted(values, key=lambda row: -centre(values[row]))
+        for other in values:
+            found = compare(columns[other][name], columns[best][name]) if other != best else None
+            if found is not None:
+                p = found.p if found.difference > 0 else None
+                families[name == "avg"].append((best, index, other == runner_up, p))
+    bold = set()
+    for family in families.values():
+        for (row, index, is_runner_up, _), p in zip(family, holm([entry[-1] for entry in family]), strict=True):
+            if is_runner_up and p is not None and p < SIGNIFICANCE:
+                bold.add((row, index))
+    return bold
+
+
+def compare(first: dict[int, float], second: dict[int, float]) -> Comparison | None:
+    """Compare the scores of the seeds that both have; None without such a seed.
+
+    t = mean(d) / (s / sqrt(n)) with s the sample deviation of the n differences d, on n - 1 degrees of freedom. With
+    one seed, or where all differences are equal, there is no spread to judge by: no interval and no t-test.
+    """
+    differences = [second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())]
+    n = len(differences)
+    if n == 0:
+        return None
+    mean = statistics.fmean(differences)
+    half = interval_half_width(differences)
+    permutation_p, smallest_p = permutation_test(differences)
+    if half is None:
+        return Comparison(n, mean, None, None, None, permutation_p, smallest_p)
+    from scipy.special import stdtr
+
+    t = abs(mean) / (statistics.stdev(differences) / math.sqrt(n))
+    p = float(2 * stdtr(n - 1, -t))
+    return Comparison(n, mean, mean - half, mean + half, p, permutation_p, smallest_p)
+
+
+def interval_half_width(values: list[float]) -> float | None:
+    """Return half the width of the 95 % t interval of the mean, None without spread."""
+    n = len(values)
+    if n < 2 or statistics.stdev(values) < NO_SPREAD:
+        return None
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+
+
+def permutation_test(differences: list[float]) -> tuple[float | None, float | None]:
+    """Return the exact two-sided p of the sign-flip test and the smallest that so many seeds can reach, 2 / 2^n.
+
+    Without a real difference each seed's sign is as likely as its opposite: p is the share of the 2^n sign patterns
+    whose sum is at least as far from 0 as the one observed. None above 20 seeds, where the patterns are too many.
+    """
+    n = len(differences)
+    if n > MOST_PERMUTED:
+        return None, None
+    observed = abs(math.fsum(differences)) - 1e-9 * math.fsum(map(abs, differences))  # equal sums may round apart
+    sums = [0.0]
+    for difference in differences:
+        sums = list(itertools.chain((total + difference for total in sums), (total - difference for total in sums)))
+    return sum(abs(total) >= observed for total in sums) / len(sums), 2 / 2**n
+
+
+def holm(p_values: list[float | None]) -> list[float | None]:
+    """Return Holm's step-down adjusted p-values, in the order given; None stays None and isn't counted."""
+    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for position, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - position) * p))
+        adjusted[index] = largest
+    return adjusted

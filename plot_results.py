@@ -1,0 +1,203 @@
+"""Plot GLUE results: each task's seeds with mean and interval, and the average score against the adapter's size.
+
+    python plot_results.py finetuned_results/lora4 finetuned_results/randlora64 finetuned_results/vera256 5 scores.png
+
+reads the folders as parse_results.py does, with the same options, and writes a PNG, PDF or SVG. One panel a task: a
+small mark for each seed, a large one for the mean, and a bar for its 95 % t interval. Each ROOT has a colour of Okabe
+and Ito's palette, which colour-blind readers can tell apart, and a marker of its own, which greyscale leaves. Hollow
+marks are the values that papers printed for the same method and model (--no_published leaves them out;
+`parse_results.py --published` says whose they are and in what their protocol differs). The last panel has the average
+over the tasks against the trained parameters without the head, on a logarithmic axis; a row without run.json has no
+place in it.
+What is missing, dropped or odd among the runs is printed to stderr.
+
+Exit status: 0 if the figure was written, else 2. Needs matplotlib, and SciPy for the intervals.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comparison import interval_half_width
+from figures import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
+from published_scores import PublishedRow, published_of
+from run_folder import UsageError
+from seed_scores import (
+    EPOCHS,
+    METRICS,
+    Results,
+    ResultsError,
+    Row,
+    add_arguments,
+    health_lines,
+    read_results,
+    seed_costs,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "cola": "CoLA",
+    "qnli": "QNLI",
+    "rte": "RTE",
+    "stsb": "STS-B",
+    "mnli": "MNLI m, mm",
+    "qqp": "QQP",
+    "wnli": "WNLI",
+}
+MOST_COLUMNS = 4
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line; what is read is checked by read_results."""
+    parser = argparse.ArgumentParser(
+        prog="plot_results.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    parser.add_argument("out", metavar="OUT", type=Path, help=f"the figure to write: {', '.join(SUFFIXES)}")
+    parser.add_argument("--no_published", action="store_true", help="leave out the papers' values")
+    return parser.parse_args(argv)
+
+
+def styles(rows: list[Row]) -> Iterator[tuple[int, Row, dict[str, str]]]:
+    """Yield each row with its position and its colour and marker."""
+    for index, row in enumerate(rows):
+        yield index, row, {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def draw_mean(axes: "Axes", x: float, values: list[float], style: dict[str, str]) -> None:
+    """Draw the mean with its 95 % interval."""
+    half = interval_half_width(values)
+    axes.errorbar(
+        x,
+        100 * statistics.fmean(values),
+        yerr=None if half is None else 100 * half,
+        markersize=8,
+        capsize=3,
+        linestyle="none",
+        markeredgecolor="black",
+        zorder=3,
+        **style,
+    )
+
+
+def draw_published(axes: "Axes", x: float, y: float, style: dict[str, str]) -> None:
+    """Draw one printed value."""
+    axes.plot(x, y, markersize=6, markerfacecolor="none", markeredgewidth=1.5, linestyle="none", zorder=4, **style)
+
+
+def draw_task(axes: "Axes", task: str, results: Results, published: dict[str, list[PublishedRow]]) -> None:
+    """Draw one task: of each row the seeds on the left, mean and interval in the middle, the papers' on the right."""
+    for index, row, style in styles(results.rows):
+        values = list(row.scores(task).values())
+        if not values:
+            continue
+        spread = [index - 0.28 + 0.02 * (position % 3) for position in range(len(values))]  # equal scores stay visible
+        axes.scatter(spread, [100 * value for value in values], s=14, alpha=0.7, linewidths=0, **style)
+        draw_mean(axes, index, values, style)
+        for theirs in published[row.name]:
+            if task in theirs.scores:
+                draw_published(axes, index + 0.25, theirs.scores[task].value, style)
+    axes.set_title(f"{TITLES[task]} ({METRICS[results.metrics[task]]})", fontsize=9)
+    axes.set_xlim(-0.6, len(results.rows) - 0.4)
+    axes.set_xticks([])
+
+
+def draw_sizes(axes: "Axes", results: Results, published: dict[str, list[PublishedRow]]) -> None:
+    """Draw the average over the tasks against the trained parameters without the head."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    sizes = []
+    for _, row, style in styles(results.rows):
+        averages = list(row.seed_averages(results.averaged_tasks).values())
+        size = seed_costs(row, results.tasks)["adapter_parameters"]
+        if averages and size:
+            draw_mean(axes, size, averages, style)
+            sizes.append(size)
+        for theirs in published[row.name]:
+            average = theirs.average(results.averaged_tasks)
+            if average is not None and theirs.parameters:
+                draw_published(axes, 1e6 * theirs.parameters, average.value, style)
+                sizes.append(1e6 * theirs.parameters)
+    axes.set_xscale("log")
+    axes.set_xlim(min(sizes) / 2, max(sizes) * 2)
+    decades = math.log10(max(sizes) / min(sizes))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.set_xlabel("adapter parameters, without the head", fontsize=8)
+    axes.set_title("average by adapter parameters", fontsize=9)
+
+
+def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure":
+    """Return the figure: a panel a task, one for the sizes where any is known, and the legend below."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    has_sizes = any(
+        seed_costs(row, results.tasks)["adapter_parameters"] and row.seed_averages(results.averaged_tasks)
+        for row in results.rows
+    )
+    n_panels = len(results.tasks) + has_sizes
+    columns = min(MOST_COLUMNS, n_panels)
+    lines = math.ceil(n_panels / columns)
+    figure = Figure(figsize=(max(5.0, 2.6 * columns), 2.4 * lines + 1.1), layout="constrained")
+    panels = [figure.add_subplot(lines, columns, position + 1) for position in range(n_panels)]
+    for axes, task in zip(panels, results.tasks, strict=False):
+        draw_task(axes, task, results, published)
+    if has_sizes:
+        draw_sizes(panels[-1], results, published)
+    for axes in panels:
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+        axes.set_axisbelow(True)
+    handles = [
+        Line2D([], [], linestyle="none", markeredgecolor="black", label=plain(row.name), **style)
+        for _, row, style in styles(results.rows)
+    ]
+    if any(published.values()):
+        label = "hollow: from papers, each by its own protocol"
+        handles.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color="gray", label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9, frameon=False)
+    title = f"Percent; each seed, mean and 95 % interval over up to {results.n_seeds} seeds; {EPOCHS[results.epoch]}"
+    if results.drop_collapsed:
+        title += f"; collapsed and diverged runs dropped: {results.n_dropped}"
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def fail(message: str) -> int:
+    """Print an error to stderr and return the exit status for it."""
+    print(f"plot_results.py: error: {message}", file=sys.stderr)
+    return 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the figure and return the exit status."""
+    if hasattr(sys.stderr, "reconfigure"):
+        sys.stderr.reconfigure(encoding="utf-8", errors="surrogateescape")
+    args = parse_arguments(argv)
+    try:
+        check_figure_file(args.out)
+        results = read_results(args)
+        published = {row.name: [] if args.no_published else published_of(row, results.tasks) for row in results.rows}
+        print("\n".join(health_lines(results)), file=sys.stderr)
+        write_figure(draw(results, published), args.out)
+    except (ResultsError, UsageError) as error:
+        return fail(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

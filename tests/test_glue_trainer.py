@@ -1,0 +1,324 @@
+"""glue_trainer.py: runs that are stopped by a signal, that fail, and that choose an epoch."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import arguments, read
+from safetensors.torch import load_file
+
+import run_folder
+import run_glue
+from glue_trainer import GlueTrainer, RunFailedError, StoppedBySignal, explain_failure, less_memory
+
+REPOSITORY = Path(run_glue.__file__).parent
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TIMINGS = ("runtime", "per_second", "total_flos")
+
+
+def without_timings(content: object) -> object:
+    """A result without what depends on the clock."""
+    if isinstance(content, dict):
+        return {key: without_timings(value) for key, value in content.items() if not key.endswith(TIMINGS)}
+    return [without_timings(item) for item in content] if isinstance(content, list) else content
+
+
+def assert_same_results(left: Path, right: Path) -> None:
+    """Compare weights to the bit, and every number in the result files."""
+    name = next(path.name for path in left.glob("*model.safetensors"))
+    expected, found = load_file(left / name), load_file(right / name)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    for name in ("train_results.json", "eval_results.json", "all_results.json"):
+        assert without_timings(read(left / name)) == without_timings(read(right / name)), name
+    assert read(left / "run.json")["scores"] == read(right / "run.json")["scores"]
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make a training send its own process a signal within the given step, once."""
+
+    def arrange(step: int, number: int = signal.SIGTERM) -> None:
+        training_step = GlueTrainer.training_step
+        sent = []
+
+        def signalled(self, *args, **kwargs):
+            if self.state.global_step == step - 1 and not sent:
+                sent.append(os.kill(os.getpid(), number))
+            return training_step(self, *args, **kwargs)
+
+        monkeypatch.setattr(GlueTrainer, "training_step", signalled)
+
+    return arrange
+
+
+# Stopped by a signal
+
+
+@pytest.mark.parametrize("step", [6, 8, 12], ids=["within an epoch", "an epoch's last step", "the last step"])
+@pytest.mark.parametrize("best", [False, True], ids=["last epoch", "best epoch"])
+def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at, monkeypatch, step, best):
+    flags = {"num_train_epochs": 3, "eval_strategy": "epoch", "load_best_model_at_end": True if best else None}
+    whole = run("whole", **flags)
+    evaluations = []
+    evaluate = GlueTrainer.evaluate
+    monkeypatch.setattr(
+        GlueTrainer,
+        "evaluate",
+        lambda self, *a, **k: evaluations.append(self.state.global_step) or evaluate(self, *a, **k),
+    )
+    signal_at(step)
+    with pytest.raises(StoppedBySignal, match=f"stopped by SIGTERM after step {step} of 12: .*--resume"):
+        run("stopped", **flags)
+    stopped = whole.parent / "stopped"
+    assert step not in evaluations
+    assert run_folder.checkpoints(stopped)[0].name == f"checkpoint-{step}"
+    assert not (stopped / "eval_results.json").exists() and not (stopped / "run.json").exists()
+    assert not (stopped / run_folder.FAILURE_FILE).exists()
+    run("stopped", resume=True, **flags)
+    assert_same_results(whole, stopped)
+    assert not run_folder.checkpoints(stopped)
+
+
+def test_a_signal_during_an_evaluation_stops_after_its_checkpoint(run, monkeypatch):
+    flags = {"num_train_epochs": 2, "eval_strategy": "epoch"}
+    whole = run("whole", **flags)
+    prediction_step = GlueTrainer.prediction_step
+    sent = []
+
+    def signalled(self, *args, **kwargs):
+        if self.is_in_train and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGUSR1))
+        return prediction_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(GlueTrainer, "prediction_step", signalled)
+    with pytest.raises(StoppedBySignal, match="SIGUSR1 after step 4 of 8"):
+        run("stopped", **flags)
+    assert_same_results(whole, run("stopped", resume=True, **flags))
+
+
+def test_a_signal_outside_training_stops_at_once_and_loses_nothing(run, monkeypatch):
+    flags = {"num_train_epochs": 2}
+    whole = run("whole", **flags)
+    load_model = run_glue.load_model
+    monkeypatch.setattr(run_glue, "load_model", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(StoppedBySignal):
+        run("stopped", **flags)
+    monkeypatch.setattr(run_glue, "load_model", load_model)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_glue, "evaluate_splits", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StoppedBySignal):
+            run("stopped", resume=True, **flags)
+    assert_same_results(whole, run("stopped", resume=True, **flags))
+
+
+def test_exit_status_of_a_stopped_process_is_75(tiny, tmp_path):
+    command = [sys.executable, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / "out", num_train_epochs=2000)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not run_folder.checkpoints(tmp_path / "out"):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 75
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("run_glue.py: stopped by SIGTERM after step ")
+    assert run_folder.last_whole_checkpoint(tmp_path / "out")[0] is not None
+
+
+def test_two_processes_stop_together_when_one_is_asked_to(tiny, tmp_path):
+    """The second rank gets the signal; both end after the same step, and the resumed run equals a whole one."""
+    script = tmp_path / "signalled.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "import run_glue\n"
+        "training_step = run_glue.GlueTrainer.training_step\n"
+        "def signalled(self, *args, **kwargs):\n"
+        "    if self.state.global_step == 4 and os.environ['RANK'] == '1':\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return training_step(self, *args, **kwargs)\n"
+        "run_glue.GlueTrainer.training_step = signalled\n"
+        "sys.exit(run_glue.run_as_script())\n"
+    )
+    flags = {"per_device_train_batch_size": 8, "num_train_epochs": 2}
+    stopped = subprocess.run(
+        [*LAUNCHER, script, *arguments(tiny, tmp_path / "out", **flags)], capture_output=True, text=True, timeout=240
+    )
+    assert stopped.returncode != 0
+    assert "stopped by SIGTERM after step 5 of 8" in stopped.stderr
+    assert run_folder.checkpoints(tmp_path / "out")[0].name == "checkpoint-5"
+    for folder, extra in (("out", {"resume": True}), ("whole", {})):
+        command = [*LAUNCHER, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / folder, **flags, **extra)]
+        subprocess.run(command, check=True, capture_output=True, timeout=240)
+    assert_same_results(tmp_path / "whole", tmp_path / "out")
+
+
+# Failures
+
+
+def test_lack_of_memory_names_a_batch_that_keeps_the_global_one(run, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(GlueTrainer, "compute_loss", exhausted)
+    wanted = "--per_device_train_batch_size 8 --gradient_accumulation_steps 6"
+    with pytest.raises(RunFailedError, match=f"^out of memory: .*{wanted}"):
+        run(per_device_train_batch_size=16, gradient_accumulation_steps=3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "wanted"),
+    [(64, 1, "size 32 --gradient_accumulation_steps 2"), (9, 2, "size 3 --gradient_accumulation_steps 6"),
+     (7, 1, "size 1 --gradient_accumulation_steps 7"), (1, 8, "--gradient_checkpointing")],
+)  # fmt: skip
+def test_less_memory_for_the_same_global_batch(tiny, tmp_path, batch, accumulation, wanted):
+    flags = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path, **flags))
+    assert wanted in less_memory(args)
+
+
+def test_other_errors_are_not_explained_away(tiny, tmp_path):
+    *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path))
+    assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), args) is None
+    cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried")
+    assert str(explain_failure(cpu, args)).startswith("out of memory")
+
+
+def test_a_full_disk_ends_in_one_line_and_the_run_resumes_when_there_is_room(tiny, tmp_path, run):
+    """A limit on the size of files stands for the disk: the weights fit, the optimizer's state does not."""
+    flags = {"num_train_epochs": 2, "adapter_name": "none", "rank": None}
+    whole = run("whole", **flags)
+    limit = int((whole / "model.safetensors").stat().st_size * 1.5)
+    command = [sys.executable, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / "full", **flags)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("run_glue.py: error: disk full: ")
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "full" / run_folder.FAILURE_FILE).read_text().startswith("disk full: ")
+    assert not (tmp_path / "full" / "run.json").exists()
+    resumed = run("full", resume=True, **flags)
+    assert_same_results(whole, resumed)
+    assert not (resumed / run_folder.FAILURE_FILE).exists()
+
+
+def test_a_failure_leaves_its_line_beside_the_run(run, tmp_path, monkeypatch):
+    with pytest.raises(run_glue.DivergedError):
+        run("diverged", learning_rate=1e30, max_grad_norm=0, optim="sgd")
+    assert (tmp_path / "diverged" / run_folder.FAILURE_FILE).read_text().startswith("diverged: the training loss is ")
+
+    def broken(*args, **kwargs):
+        raise TypeError("compute_loss() got something\nelse")
+
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(GlueTrainer, "compute_loss", broken)
+        run("broken")
+    note = (tmp_path / "broken" / run_folder.FAILURE_FILE).read_text()
+    assert note == "TypeError: compute_loss() got something\n"
+
+
+# Evaluations during training, and the epoch they choose
+
+
+def test_evaluations_during_training_do_not_change_it(run):
+    flags = {"num_train_epochs": 3, "max_train_samples": 60}
+    unseen = run("unseen", **flags)
+    watched = run("watched", eval_strategy="epoch", **flags)
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (unseen, watched)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    scores = read(watched / "run.json")["scores"]
+    assert [entry["epoch"] for entry in scores["history"]] == [1.0, 2.0, 3.0]
+    assert scores["last"] == read(unseen / "run.json")["scores"]["last"]
+
+
+def test_last_and_best_epoch_are_told_apart_and_results_belong_to_the_saved_model(run):
+    flags = {"num_train_epochs": 4, "eval_strategy": "epoch", "learning_rate": 3e-2, "lr_scheduler_type": "constant"}
+    last, best = run("last", **flags), run("best", load_best_model_at_end=True, **flags)
+    scores = [read(folder / "run.json")["scores"] for folder in (last, best)]
+    assert scores[0] == scores[1]
+    history = [entry["eval_accuracy"] for entry in scores[0]["history"]]
+    assert scores[0]["best"]["eval_accuracy"] == max(history) > history[-1]  # else this test would show nothing
+    assert scores[0]["best"]["epoch"] == 1.0 + history.index(max(history))
+    assert read(last / "eval_results.json")["eval_accuracy"] == history[-1]
+    assert read(best / "eval_results.json")["eval_accuracy"] == max(history)
+
+
+def test_mnli_s_history_has_both_sets(run):
+    folder = run(task_name="mnli", eval_strategy="epoch", num_train_epochs=2, max_eval_samples=50)
+    scores = read(folder / "run.json")["scores"]
+    assert [{"eval_accuracy", "eval_accuracy_mm"} <= entry.keys() for entry in scores["history"]] == [True, True]
+    results = read(folder / "eval_results.json")
+    assert all(scores["last"][key] == results[key] for key in ("eval_accuracy", "eval_accuracy_mm", "eval_loss_mm"))
+
+
+@pytest.mark.parametrize("task", ["cola", "stsb"])
+def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, task):
+    trainers = []
+    make_trainer = run_glue.make_trainer
+    monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
+    flags = {"task_name": task, "max_train_samples": 200, "selection_fraction": 0.25, "num_train_epochs": 4}
+    folder = run(load_best_model_at_end=True, **flags)
+    trained, held_out = trainers[0].train_dataset, trainers[0].further_evaluations["eval_selection"]
+    assert (len(trained), len(held_out)) == (150, 50)
+    texts = [{str(row["input_ids"] + [row["labels"]]) for row in rows} for rows in (trained, held_out)]
+    assert not texts[0] & texts[1]
+    key = {"cola": "matthews_correlation", "stsb": "combined_score"}[task]
+    scores = read(folder / "run.json")["scores"]
+    values = [entry[f"selection_{key}"] for entry in scores["history"]]
+    assert len(values) == 4 and scores["selected"] == scores["history"][values.index(max(values))]
+    results = read(folder / "eval_results.json")
+    assert results[f"eval_{key}"] == scores["selected"][f"eval_{key}"]
+    assert scores["metric"] == f"eval_{key}"
+
+
+def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):
+    held_out = []
+    hold_out = run_glue.hold_out
+    monkeypatch.setattr(run_glue, "hold_out", lambda *a: held_out.append(hold_out(*a)) or held_out[-1])
+    for seed in (1, 1, 2):
+        run(f"{len(held_out)}", seed=seed, selection_fraction=0.1, max_train_samples=500)
+    rows = [parts["selection"]["idx"] for parts in held_out]
+    assert rows[0] == rows[1] != rows[2]
+    parts = [held_out[0][split]["label"] for split in ("train", "selection")]
+    assert abs(sum(parts[0]) / 450 - sum(parts[1]) / 50) < 0.02
+    assert set(held_out[0]["train"]["idx"]) | set(rows[0]) == set(range(500))
+
+
+def test_the_head_has_its_own_rate_through_resumes(run, signal_at, monkeypatch):
+    trainers = []
+    make_trainer = run_glue.make_trainer
+    monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
+    flags = {"classifier_learning_rate": 1e-2, "learning_rate": 1e-3, "weight_decay": 0.1, "num_train_epochs": 2}
+    whole = run("whole", lr_scheduler_type="constant", warmup_steps=0, **flags)
+    names = {id(parameter): name for name, parameter in trainers[0].model.named_parameters()}
+    groups = [(group["lr"], group["weight_decay"], [names[id(p)] for p in group["params"]])
+              for group in trainers[0].optimizer.param_groups]  # fmt: skip
+    assert sum(len(params) for *_, params in groups) == sum(p.requires_grad for p in trainers[0].model.parameters())
+    for rate, _, params in groups:
+        assert all(("classifier" in name) == (rate == 1e-2) for name in params)
+        assert rate in (1e-2, 1e-3)
+    assert {decay for rate, decay, params in groups if rate == 1e-2 and params} == {0.1, 0.0}
+    signal_at(3)
+    with pytest.raises(StoppedBySignal):
+        run("stopped", lr_scheduler_type="constant", warmup_steps=0, **flags)
+    assert_same_results(whole, run("stopped", resume=True, lr_scheduler_type="constant", warmup_steps=0, **flags))
+
+
+def test_signs_of_collapse_are_in_the_results(run):
+    folder = run(learning_rate=1e-9)
+    results = read(folder / "eval_results.json")
+    assert 0.5 <= results["eval_majority_share"] < 1
+    assert results["eval_predicted_classes"] in (1, 2)
+    assert read(run("stsb", task_name="stsb") / "eval_results.json")["eval_prediction_std"] > 0

@@ -1,0 +1,188 @@
+"""plot_results.py: what is drawn where, and what is written."""
+
+import errno
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from make_results import write_rows, write_run
+
+import plot_results
+from published_scores import published_of
+from seed_scores import read_results
+
+SCORES = {"mrpc": [0.86, 0.88, 0.90], "stsb": [0.88, 0.89, 0.87]}
+
+
+@pytest.fixture
+def roots(tmp_path) -> list[Path]:
+    """Two rows, LoRA and VeRA."""
+    lora = write_rows(tmp_path / "lora4", SCORES)
+    vera = write_rows(
+        tmp_path / "vera256",
+        {task: [value - 0.01 for value in values] for task, values in SCORES.items()},
+        arguments={"adapter_name": "vera", "rank": 256},
+        parameters={"adapter": 101_376},
+    )
+    return [lora, vera]
+
+
+def plotted(*argv: object):
+    """Return the figure of these arguments, and its panels by title."""
+    args = plot_results.parse_arguments([str(argument) for argument in argv])
+    results = read_results(args)
+    figure = plot_results.draw(results, {row.name: published_of(row, results.tasks) for row in results.rows})
+    return figure, {axes.get_title(): axes for axes in figure.axes}
+
+
+def solid(axes) -> list[tuple[float, float]]:
+    """The means: the filled markers, which error bars draw as lines."""
+    return [
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in axes.lines
+        if line.get_markersize() == 8 and line.get_markerfacecolor() != "none"
+    ]
+
+
+def hollow(axes) -> list[tuple[float, float]]:
+    """The papers' values."""
+    return [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_markerfacecolor() == "none"]
+
+
+def test_panels_show_seeds_means_and_intervals(roots, tmp_path):
+    """Each task has a panel with all seeds, their means, and t intervals: 88 ± 4.303 x 2 / sqrt(3) for MRPC."""
+    _, panels = plotted(*roots, 3, "a.png")
+    assert list(panels) == ["MRPC (accuracy)", "STS-B (combined score)", "average by adapter parameters"]
+    axes = panels["MRPC (accuracy)"]
+    seeds = [sorted(y for _, y in points.get_offsets()) for points in axes.collections if len(points.get_offsets())]
+    assert seeds[0] == pytest.approx([86, 88, 90])
+    assert [y for _, y in solid(axes)] == pytest.approx([88, 87])
+    bar = axes.containers[0].lines[2][0].get_segments()[0]
+    assert bar[:, 1] == pytest.approx([88 - 4.3027 * 2 / 3**0.5, 88 + 4.3027 * 2 / 3**0.5], abs=1e-3)
+
+
+def test_sizes_are_on_a_log_axis(roots):
+    """The last panel has the average of the tasks at the adapter's own parameters, without the head."""
+    _, panels = plotted(*roots, 3, "a.png")
+    axes = panels["average by adapter parameters"]
+    assert axes.get_xscale() == "log"
+    assert solid(axes) == [pytest.approx((663_552, 88.0)), pytest.approx((101_376, 87.0))]
+
+
+def test_published_values_of_the_same_method_are_hollow(roots):
+    """LoRA's and VeRA's printed MRPC values stand in their own columns; --no_published leaves them out."""
+    _, panels = plotted(*roots, 3, "a.png")
+    points = hollow(panels["MRPC (accuracy)"])
+    assert {y for x, y in points if x < 0.5} == {87.3, 89.7}
+    assert {y for x, y in points if x > 0.5} == {88.4, 89.5, 88.7}
+    assert hollow(panels["average by adapter parameters"]) == []  # the papers' averages are over six tasks
+
+
+def test_published_averages_are_over_the_six_tasks(tmp_path):
+    """With the papers' six tasks their averages stand at the parameters that they print."""
+    tasks = ("sst2", "mrpc", "cola", "qnli", "rte", "stsb")
+    root = write_rows(tmp_path / "lora4", {task: [0.8, 0.81] for task in tasks})
+    _, panels = plotted(root, 2, "a.png")
+    assert set(hollow(panels["average by adapter parameters"])) == {(700_000, 82.4), (300_000, 85.2)}
+
+
+def test_a_row_without_a_task_leaves_its_place_empty(roots):
+    """With --allow_missing the other rows stay in their columns."""
+    for path in roots[0].glob("*/mrpc/*"):
+        path.unlink()
+    _, panels = plotted(*roots, 3, "a.png", "--allow_missing")
+    assert solid(panels["MRPC (accuracy)"]) == [pytest.approx((1, 87))]
+
+
+def test_each_row_has_its_own_colour_and_marker(tmp_path):
+    """Seven rows in a row differ in both; the legend names them all."""
+    roots = [write_rows(tmp_path / f"row{index}", {"rte": [0.5 + index / 100, 0.6]}) for index in range(7)]
+    figure, panels = plotted(*roots, 2, "a.png")
+    styles = {(line.get_color(), line.get_marker()) for line in panels["RTE (accuracy)"].lines if line.get_label()}
+    marks = {marker for _, marker in styles if marker not in ("None", "_", "")}
+    assert len({colour for colour, _ in styles}) == 7 and len(marks) == 7
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:7] == [f"row{index}" for index in range(7)]
+
+
+def test_no_panel_of_sizes_without_run_json(roots):
+    """A tree of eval_results.json alone has the tasks' panels and nothing else."""
+    for path in roots[0].glob("*/*/run.json"):
+        path.unlink()
+    _, panels = plotted(roots[0], 3, "a.png")
+    assert list(panels) == ["MRPC (accuracy)", "STS-B (combined score)"]
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG\r\n"), ("pdf", b"%PDF-"), ("svg", b"<?xml")])
+def test_files(roots, tmp_path, capsys, suffix, start):
+    """Each format is written, the same bytes every time, and notes about the runs go to stderr."""
+    contents = []
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}.{suffix}"
+        assert plot_results.main([*map(str, roots), "3", str(out), "--no_published"]) == 0
+        contents.append(out.read_bytes())
+    assert contents[0] == contents[1]
+    assert contents[0].startswith(start)
+    assert "nothing found in 12 runs" in capsys.readouterr().err
+    if suffix == "png":
+        width, height = struct.unpack(">II", contents[0][16:24])
+        assert width > 800 and height > 400
+    if suffix == "svg":
+        assert b"NaN" not in contents[0]
+
+
+def test_names_are_no_formulas(tmp_path):
+    """Dollars and bytes that are no UTF-8 are drawn as they are."""
+    root = write_rows(tmp_path / "a$x^2$_\udcff", {"rte": [0.5, 0.6]})
+    out = tmp_path / "a.svg"
+    assert plot_results.main([str(root), "2", str(out)]) == 0
+    assert plot_results.plain("a$x$\udcff") == r"a\$x\$\udcff"
+
+
+def test_all_nine_tasks_and_one_seed(tmp_path):
+    """Nine panels of one seed each have means without intervals."""
+    for task in ("sst2", "mrpc", "cola", "qnli", "rte", "stsb", "mnli", "qqp", "wnli"):
+        write_run(tmp_path / "a", 1, task, 0.5)
+    figure, _ = plotted(tmp_path / "a", 1, "a.png", "--tasks", "all")
+    assert len(figure.axes) == 10
+    assert not any(container.has_yerr for axes in figure.axes for container in axes.containers)
+
+
+def test_the_title_says_what_was_dropped(roots):
+    """A collapsed run that isn't drawn is counted in the title, with the epoch and the number of seeds."""
+    write_run(roots[0], 2, "mrpc", 0.68, scores={"last": {"eval_accuracy": 0.68, "eval_predicted_classes": 1}})
+    figure, panels = plotted(roots[0], 3, "a.png", "--drop_collapsed")
+    title = figure.get_suptitle()
+    assert title.endswith("up to 3 seeds; last epoch; collapsed and diverged runs dropped: 1")
+    assert solid(panels["MRPC (accuracy)"]) == [pytest.approx((0, 88))]
+    assert len(panels["MRPC (accuracy)"].collections[0].get_offsets()) == 2
+    assert "dropped" not in plotted(roots[0], 3, "a.png")[0].get_suptitle()
+
+
+def test_a_figure_that_cannot_be_written(roots, tmp_path, capsys, monkeypatch):
+    """A full disk is one line, and leaves nothing behind."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    assert plot_results.main([str(roots[0]), "3", str(folder / "a.png")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"can't be written: {os.strerror(errno.ENOSPC)}")
+    assert list(folder.iterdir()) == []
+
+
+def test_errors(roots, tmp_path, capsys):
+    """A wrong suffix, a folder that isn't there and missing results end in an error, without a file."""
+    for argv, named in (
+        ([roots[0], 3, tmp_path / "a.gif"], ".png, .pdf, .svg"),
+        ([roots[0], 3, tmp_path / "none" / "a.png"], "existing folder"),
+        ([tmp_path / "none", 3, tmp_path / "a.png"], "ROOT"),
+        ([roots[0], 4, tmp_path / "a.png"], "4/mrpc/eval_results.json: missing"),
+        ([roots[0], "x", tmp_path / "a.png"], "NSEEDS"),
+    ):
+        assert plot_results.main([str(argument) for argument in argv]) == 2
+        assert named in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()

@@ -1,0 +1,198 @@
+"""published_scores.py, and the authors' averages from their own rows."""
+
+import csv
+import json
+import math
+
+import pytest
+from make_results import write_rows
+from test_seed_scores import read
+
+import parse_results
+from published_scores import (
+    PUBLISHED_FILE,
+    compare_with_published,
+    published_of,
+    read_published,
+    same_method,
+)
+from seed_scores import METRICS, PAPER_TASKS
+
+MODELS = ("roberta-base", "roberta-large")
+ROWS = [row for model in MODELS for row in read_published(model)]
+RANDLORA = [row for row in ROWS if row.paper == "RandLoRA"]
+
+
+def test_every_line_of_the_file_is_read():
+    """150 numbers of 6 or 7 a row; what the file says of protocol is among the words that the code knows."""
+    lines = list(csv.DictReader(PUBLISHED_FILE.read_text(encoding="utf-8").splitlines()))
+    assert len(lines) == sum(len(row.scores) for row in ROWS) == 150
+    assert all(set(row.scores) in ({*PAPER_TASKS}, {*PAPER_TASKS, "avg"}) for row in ROWS)
+    assert {row.statistic for row in ROWS} == {"mean", "median", "single"}
+    assert {row.epoch for row in ROWS} == {"last", "best"}
+    assert {score.metric for row in ROWS for task, score in row.scores.items() if task != "avg"} <= set(METRICS)
+    assert {score.mnli_start for row in ROWS for score in row.scores.values()} == {"yes", "no", "?", ""}
+    assert all(row.protocol.startswith(f"arXiv {row.arxiv}, Table ") for row in ROWS)
+
+
+@pytest.mark.parametrize("row", RANDLORA, ids=lambda row: f"{row.model} {row.method}")
+def test_the_authors_averages(tmp_path, capsys, row):
+    """A row of the RandLoRA paper fed as one seed gives the average that is printed there, to 0.1."""
+    root = write_rows(tmp_path / "a", {task: [row.scores[task].value / 100] for task in PAPER_TASKS})
+    assert parse_results.main([str(root), "1", "--stsb_metric", "pearson"]) == 0
+    cells = capsys.readouterr().out.splitlines()[2].split(" | ")
+    assert [float(cell.split(" ± ")[0]) for cell in cells[1:7]] == [row.scores[task].value for task in PAPER_TASKS]
+    # In floating point 82.5 - 82.4 is just above 0.1.
+    assert abs(float(cells[7].split(" ± ")[0]) - row.scores["avg"].value) < 0.1 + 1e-9
+
+
+def test_there_are_six_such_rows():
+    """Three methods on two models, so that the test above has something to test."""
+    assert len(RANDLORA) == 6
+
+
+@pytest.mark.parametrize(
+    ("published", "ours", "same"),
+    [
+        ("lora", "lora", True),
+        ("lora (no MNLI start)", "lora", True),
+        ("vera (all linear)", "vera", True),
+        ("vb-lora (query,value)", "vblora", True),
+        ("randlora", "lora", False),
+        ("lora", "", False),
+    ],
+)
+def test_methods(published, ours, same):
+    """PEFT's and the papers' spellings meet; a suffix in brackets is a variant."""
+    row = next(row for row in ROWS if row.method == published)
+    assert same_method(row, ours) is same
+
+
+def randlora(tmp_path, values: dict[str, list[float]], **changes):
+    """Return our RandLoRA row of rank 64 on RoBERTa-base, and the paper's."""
+    row_is = {"arguments": {"adapter_name": "randlora"}, "adapter_config": {"peft_type": "RANDLORA", "r": 64}}
+    root = write_rows(tmp_path / "randlora64", values, **(row_is | changes))
+    results = read(root, len(next(iter(values.values()))), "--stsb_metric", "pearson")
+    (theirs,) = published_of(results.rows[0], results.tasks)
+    return results, theirs
+
+
+def test_two_standard_errors_by_hand(tmp_path):
+    """Two combined standard errors, ours from n - 1: 88.0 ± 1.5 of 5 for MRPC and ours ± 1 of 3 may be 1.77 apart."""
+    limit = 2 * math.sqrt(1.0**2 / 3 + 1.5**2 / 5)
+    assert limit == pytest.approx(1.770, abs=1e-3)
+    for shift, word in ((limit - 0.01, "within"), (limit + 0.01, "outside")):
+        results, theirs = randlora(tmp_path, {"mrpc": [(88 + shift + step) / 100 for step in (-1, 0, 1)]})
+        said = compare_with_published(results.rows[0], theirs, results, "mean")
+        assert f"mrpc (+{shift:.1f})" in said.partition(word)[2].partition(";")[0]
+    assert "seeds 3 (theirs 5)" in said
+
+
+def test_the_same_protocol(tmp_path):
+    """Last epoch, mean of five, rank 64 on every linear and Pearson: no difference is named, and all six agree."""
+    theirs = next(row for row in RANDLORA if row.method == "randlora" and row.model == "roberta-base")
+    steps = (-0.004, -0.002, 0, 0.002, 0.004)
+    scores = {task: [theirs.scores[task].value / 100 + step for step in steps] for task in PAPER_TASKS}
+    results, found = randlora(tmp_path, scores)
+    assert found == theirs
+    assert compare_with_published(results.rows[0], found, results, "mean") == (
+        "randlora64 against RandLoRA: randlora r 64: within 2 combined standard errors: sst2 (+0.0), mrpc (+0.0), "
+        "cola (+0.0), qnli (+0.0), rte (+0.0), stsb (+0.0), avg (+0.1); no known difference in protocol"
+    )
+
+
+def test_differences_in_protocol(tmp_path):
+    """Each is named, ours first, and one seed has no spread to judge by."""
+    results, theirs = randlora(
+        tmp_path,
+        {"mrpc": [0.88], "stsb": [0.90]},
+        arguments={"adapter_name": "randlora", "init_adapter_from": "mnli"},
+        adapter_config={"peft_type": "RANDLORA", "r": 32, "target_modules": ["query", "value"]},
+    )
+    results = read(results.rows[0].root, 1, "--epoch", "best")
+    said = compare_with_published(results.rows[0], theirs, results, "median")
+    assert said.endswith(
+        "no spread to judge by: mrpc, stsb; protocol differs: rank 32 (theirs 64), layers query value (theirs dense "
+        "key query value), statistic median (theirs mean), epoch best (theirs last), seeds 1 (theirs 5), STS-B "
+        "combined score (theirs Pearson), mrpc starts from an adapter (theirs otherwise), stsb starts from an "
+        "adapter (theirs otherwise)"
+    )
+
+
+def test_starts_that_are_not_known(tmp_path):
+    """Where it wasn't read whether a paper starts from MNLI, an MNLI start of ours is named and none isn't."""
+    for start, said in ((None, False), ("x/mnli", True)):
+        root = write_rows(tmp_path / "vera", {"rte": [0.7, 0.8]}, arguments={"init_adapter_from": start})
+        results = read(root, 2)
+        vera = next(row for row in ROWS if row.paper == "VeRA" and row.model == "roberta-base")
+        text = compare_with_published(results.rows[0], vera, results, "mean")
+        assert ("rte starts from an adapter (theirs isn't known)" in text) is said
+
+
+def test_the_average_is_compared_over_the_same_tasks(tmp_path):
+    """The papers' averages are over six tasks: another set's is left alone."""
+    results, theirs = randlora(tmp_path, {"mrpc": [0.88, 0.89]})
+    assert theirs.average(["mrpc"]) is None
+    assert theirs.average(list(reversed(PAPER_TASKS))).value == 82.6
+    assert "avg" not in compare_with_published(results.rows[0], theirs, results, "mean")
+
+
+def test_published_rows_beside_ours(tmp_path, capsys):
+    """--published prints the papers' rows of the same model as they stand, and our method against each of its own."""
+    theirs = [row for row in ROWS if row.model == "roberta-base"]
+    root = write_rows(tmp_path / "lora4", {"mrpc": [0.87, 0.88], "rte": [0.70, 0.72]})
+    assert parse_results.main([str(root), "2", "--published"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.removesuffix(r" \\").split(" | ") for line in lines if line.endswith(r"\\")]
+    assert {len(cells) for cells in rows} == {len(rows[0])}
+    assert len(rows) == 2 + len(theirs)
+    assert ["LoRA: lora r 8, roberta-base", "89.7 ± 0.7", "86.6 ± 0.7", "-", "0.3 M"] == rows[6][:5]
+    assert ["LoRA: full, roberta-base", "90.2", "78.7", "-", "125 M"] == rows[5][:5]
+    against = [line for line in lines if line.startswith("published: lora4 against ")]
+    assert [line.split(": ")[1] for line in against] == [
+        "lora4 against RandLoRA",
+        "lora4 against LoRA",
+        "lora4 against FourierFT",
+    ]
+
+
+def test_published_numbers_in_json(tmp_path, capsys):
+    """The papers' numbers keep their own statistic, epoch and n."""
+    root = write_rows(tmp_path / "lora4", {"mrpc": [0.87, 0.88]})
+    assert parse_results.main([str(root), "2", "--published", "--format", "json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)["numbers"]
+    (lora,) = [n for n in numbers if n["kind"] == "published" and n["name"] == "LoRA: lora r 8"]
+    assert lora == {
+        "kind": "published", "name": "LoRA: lora r 8", "task": "mrpc", "metric": "accuracy", "n": 5, "value": 89.7,
+        "std": 0.7, "statistic": "median", "epoch": "best", "mnli_start": True, "adapter_parameters": 300_000,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"base_model": {"name": "models/MiniLM"}},
+            "published: nothing beside a, as there is no row of lora on MiniLM",
+        ),
+        ({"adapter_config": {"peft_type": "BOFT"}, "arguments": {"adapter_config": "boft.json"}}, "no row of boft on"),
+        (
+            {"arguments": {"adapter_name": "none"}, "adapter_config": None},
+            "a against LoRA: full: no spread to judge by",
+        ),
+    ],
+)
+def test_rows_without_a_counterpart(tmp_path, capsys, changes, said):
+    """Another model, another method and full fine-tuning each say what there is beside them."""
+    root = write_rows(tmp_path / "a", {"mrpc": [0.87, 0.88]}, **changes)
+    assert parse_results.main([str(root), "2", "--published"]) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_without_run_json_the_model_is_unknown(tmp_path, capsys):
+    """Nothing is guessed from the folder's name."""
+    root = write_rows(tmp_path / "lora4", {"mrpc": [0.87]})
+    (root / "1" / "mrpc" / "run.json").unlink()
+    assert parse_results.main([str(root), "1", "--published"]) == 0
+    out = capsys.readouterr().out
+    assert "published: nothing beside lora4, as no run.json says what it is" in out and "arXiv" not in out
