@@ -54,7 +54,7 @@ from typing import Any
 
 from comparison import best_cells, compare_rows, verdict
 from published_scores import published_cells, published_notes, published_of_all, published_records
-from run_folder import FAILURE_FILE, checkpoints, is_running
+from run_folder import COMMAND_FILE, FAILURE_FILE, checkpoints, is_running, log_lines
 from seed_scores import (
     EPOCHS,
     METRICS,
@@ -82,9 +82,6 @@ from seed_scores import (
 )
 
 STATES = ("finished", "running", "failed", "missing")
-LOG_FILE = "run.log"  # all that a run printed, as train_all.sh keeps it
-COMMAND_FILE = "command.json"  # written when a run starts
-LOG_END = 2**16  # bytes
 COST_HEADERS = {
     "adapter_parameters": "adapter",
     "parameters_with_head": "with head",
@@ -562,22 +559,6 @@ def run_state(row: str, task: str, folder: Path) -> RunState:
         last_words = [line for line in log if "error:" in line.lower()] or log or ["ended without a word"]
         return RunState(row, task, folder, "failed", printable(last_words[-1][:300]))
     return RunState(row, task, folder, "missing")
-
-
-def log_lines(folder: Path) -> list[str]:
-    """Return the last lines of the run's log that aren't empty; none without a log."""
-    path = folder / LOG_FILE
-    try:
-        if not path.is_file():
-            return []
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_END))
-            text = file.read(LOG_END).decode(errors="replace")
-    except OSError:
-        return []
-    return [
-        line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()
-    ]  # a progress bar returns, and writes on
 
 
 def time_left(runs: list[RunState]) -> str:

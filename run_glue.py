@@ -34,6 +34,7 @@ all_results.json, trainer_state.json, predict_results_<task>.txt; and last, mark
 arguments, versions, data and weight hashes, parameter counts, seconds, peak memory and metrics.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -79,6 +80,7 @@ from glue_arguments import (
     GlueTrainingArguments,
     ModelArguments,
     parse_arguments,
+    read_arguments_file,
 )
 from glue_data import Task, describe_task, hold_out, load_raw_datasets, splits, tokenize
 from glue_trainer import (
@@ -104,16 +106,15 @@ logger = logging.getLogger("run_glue")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script; the steps stand in the order of the functions below."""
-    model_args, data_args, adapter_args, training_args = parse_arguments(
-        sys.argv[1:] if argv is None else argv, __doc__
-    )
+    argv = sys.argv[1:] if argv is None else argv
+    model_args, data_args, adapter_args, training_args = parse_arguments(argv, __doc__)
     setup_logging(training_args)
     stop_on_signal = StopOnSignal()
     output_dir = Path(training_args.output_dir)
-    if may_skip(output_dir, training_args):
-        return 0
-
-    with failure_noted(training_args):
+    command = command_of(argv)
+    with held(training_args), failure_noted(training_args):
+        if may_skip(output_dir, training_args, command):
+            return 0
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
         task = describe_task(raw_datasets, data_args, training_args)
         raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
@@ -131,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         check_random_bases(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
         clear_output_dir(output_dir, training_args, checkpoint)
         record = describe_run(trainer, model_args, data_args, adapter_args, raw_datasets, base_sha256) | fast_paths
+        note_command(record, command, training_args)
         if training_args.do_train:
             train(trainer, checkpoint, record)
         if training_args.do_eval:
@@ -163,20 +165,40 @@ def setup_logging(training_args: GlueTrainingArguments) -> None:
     logger.info(f"device: {training_args.device}, processes: {training_args.world_size}")
 
 
-def may_skip(output_dir: Path, args: GlueTrainingArguments) -> bool:
+def command_of(argv: list[str]) -> list[str]:
+    """The flags as given, those of a JSON file written out, without access tokens."""
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        argv = read_arguments_file(Path(argv[0]))
+    return run_folder.without_secrets(argv)
+
+
+def held(args: GlueTrainingArguments) -> contextlib.AbstractContextManager[None]:
+    """Hold --output_dir until the end of the run, in the process that writes."""
+    return run_folder.lock(Path(args.output_dir)) if args.should_save else contextlib.nullcontext()
+
+
+def may_skip(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> bool:
     """Whether the run is finished already. Raises UsageError where --output_dir holds another run."""
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UsageError(f"--output_dir {output_dir}: is a file, not a folder")
     left = run_folder.traces(output_dir)
-    if args.resume and run_folder.is_finished(output_dir):
-        logger.info(f"{output_dir} holds a finished run: nothing to do")
-        return True
     if left and not (args.resume or args.overwrite_output_dir or args.resume_from_checkpoint):
         raise UsageError(
             f"--output_dir {output_dir} holds a run already ({left[0]}): give --resume to continue it, "
             "--overwrite_output_dir to delete it, or another folder"
         )
-    if args.resume and not left:
+    if not args.resume:
+        return False
+    state, reason = run_folder.state(output_dir, command)
+    if state == "finished":
+        logger.info(f"{output_dir} holds a finished run: nothing to do")
+        return True
+    if state == "other":
+        raise UsageError(
+            f"--output_dir {output_dir} holds another run: {reason}. Give another folder, or --overwrite_output_dir "
+            "in place of --resume to delete it"
+        )
+    if state == "broken":
+        logger.warning(f"{output_dir}: the results can't be used, as {reason}: it is run again")
+    if not left:
         logger.info(f"--resume: nothing to resume in {output_dir}, starting afresh")
     return False
 
@@ -645,6 +667,14 @@ def describe_run(
         f"{counts['total']:,} in the model, {counts['stored']:,} stored"
     )
     return record
+
+
+def note_command(record: dict[str, Any], command: list[str], args: GlueTrainingArguments) -> None:
+    """Put the command into the record, and beside it from the start, to tell later whose checkpoints these are."""
+    record["command"] = command
+    if args.should_save:
+        started = {"command": command, "arguments": record["arguments"]}
+        run_folder.write_json(Path(args.output_dir) / run_folder.COMMAND_FILE, started)
 
 
 def hash_rows(rows: datasets.Dataset) -> str:

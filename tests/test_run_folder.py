@@ -1,15 +1,28 @@
-"""run_folder.py: whole files, what counts as a run, and checkpoints that can be resumed from."""
+"""run_folder.py: whole files, locks, what counts as a run, and checkpoints that can be resumed from."""
 
+import contextlib
+import dataclasses
+import fcntl
 import json
+import os
+import platform
+import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import read
 from safetensors.torch import save_file
 
+import glue_arguments
 import run_folder
+import run_glue
+from run_folder import UsageError
+
+REPOSITORY = Path(run_folder.__file__).parent
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:
@@ -104,4 +117,336 @@ def test_environment_names_versions_and_commit(tmp_path):
 
 def test_it_needs_no_torch():
     code = "import sys, run_folder; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(run_folder.__file__).parent).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+# Ownership
+
+
+def hold(folder: Path) -> subprocess.Popen:
+    """Another process that holds a run's folder until it is killed."""
+    code = (
+        "import sys, time, pathlib, run_folder\n"
+        "with run_folder.lock(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_folder_has_one_owner_and_the_lock_dies_with_it(tmp_path):
+    process = hold(tmp_path / "run")
+    try:
+        assert run_folder.is_running(tmp_path / "run")
+        with pytest.raises(UsageError, match=f"run: .*process {process.pid} on "):
+            with run_folder.lock(tmp_path / "run"):
+                pass
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "run/run.lock").exists()  # left behind by the kill, and in nobody's way
+    assert not run_folder.is_running(tmp_path / "run")
+    with run_folder.lock(tmp_path / "run"):
+        assert run_folder.is_running(tmp_path / "run")
+    assert not (tmp_path / "run/run.lock").exists()
+
+
+def test_a_lock_whose_file_is_replaced_while_waiting_is_taken_on_the_new_file(tmp_path):
+    path = tmp_path / "run.lock"
+    old = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(old, fcntl.LOCK_EX)
+
+    def release() -> None:
+        path.unlink()
+        os.close(old)
+
+    timer = threading.Timer(0.1, release)
+    timer.start()
+    descriptor = run_folder.acquire(path)
+    timer.join()
+    assert run_folder.is_file_of(descriptor, path)
+    os.close(descriptor)
+
+
+def test_asking_does_not_refuse_a_run_that_starts(tmp_path):
+    with open(tmp_path / "run.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        timer = threading.Timer(0.1, lambda: fcntl.flock(file, fcntl.LOCK_UN))
+        timer.start()
+        with run_folder.lock(tmp_path):
+            pass
+        timer.join()
+
+
+def test_what_can_t_be_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder, message in (("file", "is a file, not a folder"), ("file/below", "can't be written: Not a directory")):
+        with pytest.raises(UsageError, match=f"--output_dir .*{message}"):
+            with run_folder.lock(tmp_path / folder):
+                pass
+
+
+def test_a_refused_run_leaves_no_folder_and_a_killed_one_s_temporary_files_go(tmp_path):
+    with contextlib.suppress(KeyError), run_folder.lock(tmp_path / "new"):
+        raise KeyError
+    assert not (tmp_path / "new").exists()
+    (tmp_path / ".run.json.1.tmp").touch()
+    with run_folder.lock(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+
+
+# Comparison
+
+FLAGS = ["--task_name", "cola", "--do_eval", "--learning_rate", "1e-4", "--fp16", "--rank", "4", "--resume"]
+
+
+def finish(folder: Path, flags: list[str], **arguments: object) -> Path:
+    """What a finished run leaves, as far as a sweep looks at it."""
+    folder.mkdir(parents=True)
+    for name in ("command.json", "run.json"):
+        run_folder.write_json(folder / name, {"command": flags, "arguments": arguments})
+    run_folder.write_json(folder / "eval_results.json", {"eval_matthews_correlation": 0.5})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (FLAGS, []),
+        (["--rank=4", "--fp16", "True", "--learning-rate", "0.0001", "--do_eval", "--task_name=cola"], []),
+        ([*FLAGS, "--rank", "8"], ["--rank 8 (the folder has 4)"]),
+        ([*FLAGS, "--dataloader_num_workers", "2", "--disable_tqdm", "True", "--no_unpad"], []),
+        ([*FLAGS, "--num_train_epochs", "10"], []),
+        ([*FLAGS, "--num_train_epochs", "3"], ["--num_train_epochs 3 (the folder has 10.0)"]),
+        ([*FLAGS, "--target_modules", "query", "value"], []),
+        ([*FLAGS, "--target_modules", "query"], ["--target_modules query (the folder has query value)"]),
+        ([*FLAGS, "--pad_to_max_length"], ["--pad_to_max_length True (the folder has False)"]),
+        ([*FLAGS, "--no_trained"], []),
+        ([*FLAGS, "--unheard_of", "1"], ["--unheard_of 1 (the folder has none)"]),
+        ([flag for flag in FLAGS if flag != "--fp16"], ["no --fp16 (the folder has True)"]),
+    ],
+)
+def test_differences_are_named_flag_by_flag(flags, expected):
+    arguments = {
+        "num_train_epochs": 10.0,
+        "target_modules": ["query", "value"],
+        "pad_to_max_length": False,
+        "trained": False,
+        "fp16": False,  # as resolved on a machine without a GPU: not what was asked for
+    }
+    assert run_folder.differences({"command": FLAGS, "arguments": arguments}, flags) == expected
+
+
+def test_a_record_without_its_command_is_compared_by_its_arguments():
+    record = {"arguments": {"rank": 4, "learning_rate": 1e-4, "seed": 1}}
+    assert run_folder.differences(record, ["--rank", "4", "--learning_rate", "1e-4"]) == []
+    assert run_folder.differences(record, ["--rank", "4", "--seed", "2"]) == ["--seed 2 (the folder has 1)"]
+
+
+def test_neutral_flags_exist():
+    known = {
+        item.name
+        for kind in (
+            glue_arguments.ModelArguments,
+            glue_arguments.DataTrainingArguments,
+            glue_arguments.AdapterArguments,
+            glue_arguments.GlueTrainingArguments,
+        )
+        for item in dataclasses.fields(kind)
+    }
+    assert run_folder.NEUTRAL_FLAGS <= known
+
+
+def test_access_tokens_stay_out_of_a_command():
+    assert run_folder.without_secrets(["--token", "hf_x", "--rank", "4", "--hub-token=hf_y", "--fp16"]) == [
+        "--rank",
+        "4",
+        "--fp16",
+    ]
+
+
+def test_a_run_is_finished_only_with_its_results_and_its_arguments(tmp_path):
+    folder = finish(tmp_path / "run", FLAGS)
+    assert run_folder.state(folder, FLAGS) == ("finished", "")
+    assert run_folder.state(folder, [*FLAGS, "--seed", "2"]) == ("other", "--seed 2 (the folder has none)")
+    assert run_folder.state(tmp_path / "none", FLAGS) == ("open", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("eval_results.json", "", ("broken", "eval_results.json is missing or not a JSON object")),
+        ("eval_results.json", None, ("broken", "eval_results.json is missing or not a JSON object")),
+        (
+            "eval_results.json",
+            '{"eval_accuracy": 1}',
+            ("broken", "eval_results.json has no eval_matthews_correlation"),
+        ),
+        ("run.json", '{"arguments": {', ("broken", "run.json is not a JSON object")),
+        ("run.json", None, ("open", "")),
+    ],
+)
+def test_broken_results_are_run_again(tmp_path, name, content, expected):
+    folder = finish(tmp_path / "run", FLAGS)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    assert run_folder.state(folder, FLAGS) == expected
+    assert run_folder.state(folder, [*FLAGS, "--rank", "8"])[0] == "other"  # broken or not, it isn't this run's
+
+
+def test_a_record_that_names_no_arguments_is_left_alone(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    assert run_folder.state(tmp_path, FLAGS)[0] == "other"
+
+
+def test_checkpoints_of_other_arguments_are_not_resumed(tmp_path):
+    make_checkpoint(tmp_path, 1)
+    assert run_folder.state(tmp_path, FLAGS) == ("open", "")  # from before there was a command.json
+    run_folder.write_json(tmp_path / "command.json", {"command": FLAGS, "arguments": {}})
+    assert run_folder.state(tmp_path, FLAGS) == ("open", "")
+    assert run_folder.state(tmp_path, [*FLAGS, "--rank", "8"]) == ("other", "--rank 8 (the folder has 4)")
+
+
+def test_only_a_log_or_a_failure_protects_nothing(tmp_path):
+    for name in ("run.log", "run.lock", "failure.txt"):
+        (tmp_path / name).write_text("x")
+    run_folder.write_json(tmp_path / "command.json", {"command": ["--rank", "8"]})
+    assert run_folder.traces(tmp_path) == []
+    assert run_folder.state(tmp_path, FLAGS) == ("open", "")
+    run_folder.clear(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.lock", "run.log"]
+
+
+# Failures
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ("== start\nsteps\nrun_glue.py: error: --rank 0\nbye\n", "run_glue.py: error: --rank 0"),
+        ("== start\nValueError: old\n== ended with exit status 1\n== start\n10%\r20%\n", "20%"),
+        ("== start\nTypeError: x\nlast words\n== ended with exit status 1\n", "TypeError: x"),
+        ("== start\nTypeError: x\nrun_glue.py: error: y: a run is working in it (process 1 on z)\n", "TypeError: x"),
+        ("== start\n== ended with exit status 137\n", "no word was left"),
+        ("", "no word was left"),
+        (None, "no word was left"),
+    ],
+)
+def test_the_last_words_of_a_failed_run(tmp_path, log, expected):
+    if log is not None:
+        (tmp_path / "run.log").write_text("error: long ago\n" * 10_000 + log if log else log)
+    assert run_folder.last_words(tmp_path) == expected
+    assert run_folder.failure(tmp_path) is None
+    (tmp_path / "failure.txt").write_text("disk full: x\n")
+    assert run_folder.last_words(tmp_path) == run_folder.failure(tmp_path) == "disk full: x"
+
+
+# A sweep's questions
+
+
+def ask(question: str, work: Path) -> subprocess.CompletedProcess:
+    """What run_folder.py answers to train_all.sh."""
+    command = [sys.executable, str(REPOSITORY / "run_folder.py"), question, str(work)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_plan_says_what_is_unusual_and_runs_the_rest(tmp_path):
+    finish(tmp_path / "finished", FLAGS)
+    finish(tmp_path / "other", [*FLAGS, "--rank", "8"])
+    (finish(tmp_path / "broken", FLAGS) / "eval_results.json").write_text("")
+    names = ["new", "finished", "other", "broken", "my runs/held"]
+    lines = {name: f"{tmp_path / name}\tpython 'my repo/run_glue.py' {shlex.join(FLAGS)}\n" for name in names}
+    (tmp_path / "grid").write_text("".join(lines.values()))
+    process = hold(tmp_path / "my runs/held")
+    try:
+        done = ask("plan", tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+    assert done.returncode == 0
+    assert (tmp_path / "lines").read_text() == lines["new"] + lines["broken"]
+    assert done.stderr.splitlines() == [
+        f"train_all.sh: {tmp_path}/other holds another run and is left alone: --rank 4 (the folder has 8)",
+        f"train_all.sh: {tmp_path}/broken is run again: eval_results.json is missing or not a JSON object",
+        f"train_all.sh: {tmp_path}/my runs/held is being worked on: process {process.pid} on {platform.node()}",
+    ]
+    assert ask("missing", tmp_path).stdout == "1,4-5\n"  # the holder is dead
+    assert ask("plan", tmp_path).stderr.count("\n") == 2
+
+
+def test_ranges_are_slurm_s():
+    assert run_folder.as_ranges([1, 2, 3, 7, 9, 10]) == "1-3,7,9-10"
+    assert run_folder.as_ranges([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status"),
+    [
+        (["done\ta\t0", "finished\tb\t"], 0),
+        (["done\ta\t0", "elsewhere\tb\tprocess 3 on x"], 0),
+        (["done\ta\t0", "stopped\tb\t75"], 75),
+        (["failed\ta\t1", "stopped\tb\t75"], 1),
+        (["other\ta\t--rank 4 (the folder has 8)"], 1),
+    ],
+)
+def test_the_summary_counts_and_names_what_is_left(tmp_path, outcomes, status):
+    (tmp_path / "outcomes").write_text("".join(line + "\n" for line in outcomes))
+    done = ask("summary", tmp_path)
+    assert done.returncode == status, done.stderr
+    counts = [sum(line.startswith(kind) for line in outcomes) for kind in ("done", "finished", "failed")]
+    assert done.stdout.splitlines()[0] == (
+        f"train_all.sh: {counts[0]} runs done, {counts[1]} skipped because they were finished, {counts[2]} failed"
+    )
+    assert len(done.stdout.splitlines()) == 1 + sum(not line.startswith(("done", "finished")) for line in outcomes)
+
+
+# In run_glue.py
+
+
+def test_a_run_notes_its_command_and_holds_its_folder(run, tmp_path, monkeypatch):
+    seen = []
+
+    def note(*_: object) -> None:
+        seen.append((run_folder.is_running(tmp_path / "out"), read(tmp_path / "out/command.json")))
+        raise KeyError
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyError):
+        patch.setattr(run_glue, "train", note)
+        run(token="hf_secret", rank=8)
+    assert [held for held, _ in seen] == [True]
+    assert not run_folder.is_running(tmp_path / "out")
+    command = seen[0][1]["command"]
+    assert command[command.index("--rank") + 1] == "8" and "hf_secret" not in command
+    assert seen[0][1]["arguments"]["rank"] == 8
+    with pytest.raises(UsageError, match="a run is working in it"), run_folder.lock(tmp_path / "out"):
+        run(rank=8)
+    (tmp_path / "flags.json").write_text(json.dumps({"seed": 3, "target_modules": ["query", "value"], "token": "x"}))
+    assert run_glue.command_of([str(tmp_path / "flags.json")]) == ["--seed", "3", "--target_modules", "query", "value"]
+
+
+def test_resume_decides_as_a_sweep_does(run, caplog):
+    folder = run()
+    record = read(folder / "run.json")
+    assert record["command"] == read(folder / "command.json")["command"]
+    with pytest.raises(UsageError, match=r"another run: --learning_rate 0.1 \(the folder has 0.005\)"):
+        run(resume=True, learning_rate=0.1)
+    assert read(folder / "run.json") == record
+    (folder / "eval_results.json").write_text("")
+    run(resume=True)
+    assert any("it is run again" in message for message in caplog.messages)
+    assert read(folder / "eval_results.json")["eval_loss"] == record["metrics"]["eval_loss"]
+
+
+def test_checkpoints_are_not_resumed_with_other_flags(run, tmp_path, monkeypatch):
+    folder = run(save_total_limit=1)
+    (folder / "run.json").unlink()
+    with pytest.raises(UsageError, match="--rank 8"):
+        run(resume=True, rank=8, save_total_limit=1)
+    assert run_folder.checkpoints(folder)
+    run(overwrite_output_dir=True, rank=8)
+    assert read(folder / "run.json")["arguments"]["rank"] == 8

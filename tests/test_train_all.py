@@ -1,23 +1,39 @@
-"""train_all.sh: the grid's commands, what narrows it, what is skipped, and what happens to failures."""
+"""train_all.sh: the grid's commands, what is skipped or refused, the engines, signals and failures."""
 
+import json
 import os
+import re
 import shlex
+import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from conftest import read
 
 import run_glue
 
 REPOSITORY = Path(run_glue.__file__).parent
+OWN = (
+    "RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON DRY_RUN STATUS MISSING JOBS GPUS JOBS_PER_GPU RETRIES "
+    "OMP_NUM_THREADS CUDA_VISIBLE_DEVICES"
+).split()
+RECIPES = sorted((REPOSITORY / "recipes").glob("*.tsv"))
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without what steers a sweep, and with `variables`."""
+    kept = {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("SLURM")}
+    return kept | variables
 
 
 def train_all(*flags: str, cwd: Path = REPOSITORY, **variables: str) -> subprocess.CompletedProcess:
     """Run the script with environment variables and extra flags."""
-    own = ("MODELS", "ADAPTERS", "TASKS", "SEEDS", "RESULTS", "TAG", "PYTHON", "DRY_RUN")
-    environment = {name: value for name, value in os.environ.items() if name not in own} | variables
     command = ["bash", str(REPOSITORY / "train_all.sh"), *flags]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, env=environment(**variables), capture_output=True, text=True)
 
 
 def dry_run(*flags: str, **variables: str) -> list[list[str]]:
@@ -103,49 +119,423 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
     ],
 )
 def test_bad_variables_are_one_line(variables, flags, message):
-    import re
-
     done = train_all(*flags, **variables)
     assert done.returncode == 2
     assert re.search(f"^train_all.sh: error: .*{message}", done.stderr)
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path) -> str:
-    """An interpreter in place of python: leaves a run.json, but fails for the task mrpc until `mended` exists."""
-    path = tmp_path / "stand in"
-    path.write_text(
-        "#!/bin/bash\n"
-        "while [ $# -gt 0 ]; do case $1 in --output_dir) folder=$2 ;; esac; shift; done\n"
-        'mkdir -p "$folder" && echo run >>"$folder/calls"\n'
-        f'[[ $folder != */mrpc || -e "{tmp_path}/mended" ]] || exit 3\n'
-        'echo "{}" >"$folder/run.json"\n'
-    )
-    path.chmod(0o755)
-    return str(path)
-
-
-def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(tmp_path, stand_in):
-    grid = {"ADAPTERS": "lora", "MODELS": "FacebookAI/roberta-base", "SEEDS": "1 2", "TASKS": "mrpc rte"}
-    settings = grid | {"PYTHON": stand_in, "RESULTS": str(tmp_path / "results")}
-    first = train_all(**settings)
-    assert first.returncode == 1
-    assert first.stdout.splitlines()[-3:] == [
-        "train_all.sh: 2 runs done, 0 skipped because they were finished, 2 failed",
-        f"failed: {tmp_path}/results/lora4/1/mrpc (exit status 3)",
-        f"failed: {tmp_path}/results/lora4/2/mrpc (exit status 3)",
-    ]
-    (tmp_path / "mended").touch()
-    second = train_all(**settings)
-    assert second.returncode == 0
-    assert "2 runs done, 2 skipped because they were finished, 0 failed" in second.stdout
-    calls = {
-        path.parent.name: path.read_text().count("run") for path in (tmp_path / "results/lora4/1").glob("*/calls")
-    }
-    assert calls == {"mrpc": 2, "rte": 1}
-
-
 def test_commands_are_whole_in_any_folder(tmp_path):
     done = train_all(DRY_RUN="1", cwd=tmp_path)
     assert Path(shlex.split(done.stdout.splitlines()[0])[1]).is_file()
+
+
+# Recipes
+
+
+def rows(recipe: Path) -> list[dict[str, str]]:
+    """A recipe's rows by column name."""
+    header, *lines = recipe.read_text(encoding="utf-8").splitlines()
+    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for row in rows(recipe):
+        assert row["source"]
+        chosen = {"RECIPE": recipe.stem, "MODELS": row["model"], "ADAPTERS": row["adapter"]}
+        done = train_all(DRY_RUN="1", TASKS=row["tasks"].replace(",", " "), SEEDS="3", cwd=tmp_path, **chosen)
+        if "?" in [*row.values(), *row["flags"].split()]:
+            assert done.returncode == 2 and done.stdout == ""
+            assert re.search(
+                rf"{recipe}: the row of {row['adapter']}, {row['model']}, {row['tasks']} has a \? for .*epochs.*"
+                "--classifier_learning_rate",
+                done.stderr,
+            )
+            continue
+        lines = done.stdout.splitlines()
+        assert len(lines) == len(row["tasks"].split(","))
+        for line in lines:
+            flags = shlex.split(line)[2:]
+            if "--init_adapter_from" in flags:
+                start = Path(flags[flags.index("--init_adapter_from") + 1])
+                start.mkdir(parents=True, exist_ok=True)
+                (start / "adapter_config.json").write_text("{}")
+            model, data, adapter, training = run_glue.parse_arguments(flags)
+            assert data.max_seq_length == int(row["length"])
+            assert training.per_device_train_batch_size == int(row["batch"])
+            assert training.learning_rate == float(row["learning_rate"])
+            assert training.num_train_epochs == int(row["epochs"])
+            assert training.output_dir.split("/")[1].startswith(f"{row['adapter']}{row['rank']}")
+            if adapter.adapter_config:
+                assert read(Path(adapter.adapter_config))["n_frequency"] == int(row["rank"])
+            else:
+                assert (adapter.adapter_name, adapter.rank) == (row["adapter"], int(row["rank"]))
+
+
+def test_a_paper_s_recipe_has_a_row_for_each_model_and_task():
+    assert [path.stem for path in RECIPES] == ["fourierft", "lora", "randlora", "vera"]
+    for recipe in RECIPES:
+        served = [(row["adapter"], row["model"], task) for row in rows(recipe) for task in row["tasks"].split(",")]
+        assert len(served) == len(set(served))
+        for adapter, model in {(adapter, model) for adapter, model, _ in served}:
+            tasks = {task for *others, task in served if others == [adapter, model]}
+            assert tasks >= {"sst2", "mrpc", "cola", "qnli", "rte", "stsb"}
+
+
+def test_lora_s_recipe_starts_three_tasks_from_the_same_seed_s_mnli_run():
+    commands = dry_run(RECIPE="lora", TAG="_paper")
+    assert len(commands) == 2 * 8 * 5
+    position = {}
+    for index, command in enumerate(commands):
+        _, task, seed, model = (
+            command[command.index(flag) + 1] for flag in ("--rank", "--task_name", "--seed", "--model_name_or_path")
+        )
+        position[task, seed, model] = index
+        expected = f"finetuned_results/lora8{'_large' if model.endswith('large') else ''}_paper/{seed}/mnli"
+        start = command[command.index("--init_adapter_from") + 1] if "--init_adapter_from" in command else None
+        assert start == (expected if task in ("mrpc", "rte", "stsb") else None)
+        assert position["mnli", seed, model] <= index
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RECIPE": "qlora"}, "RECIPE: no .*recipes/qlora.tsv; there are .*recipes/lora.tsv"),
+        ({"RECIPE": "lora", "TASKS": "wnli"}, "TASKS: .*lora.tsv has no values for wnli; it has mnli sst2"),
+        ({"RECIPE": "lora", "ADAPTERS": "none"}, "ADAPTERS=none: only with RECIPE=randlora"),
+        (
+            {"RECIPE": "fourierft", "ADAPTERS": "fourierft:500", "MODELS": "FacebookAI/roberta-base"},
+            "ADAPTERS: fourierft has its settings in a file",
+        ),
+        ({"JOBS": "two"}, "JOBS: two is not a number of runs"),
+        ({"JOBS_PER_GPU": "0"}, "JOBS_PER_GPU: 0 is not a number of runs"),
+        ({"GPUS": "0 1"}, "GPUS: 0 1 is not a list like 0,1,2"),
+        ({"RETRIES": "-1"}, "RETRIES: -1 is not a whole number"),
+        ({"MODELS": "FacebookAI/roberta-base", "SLURM_ARRAY_TASK_ID": "91"}, "the grid has no line 91"),
+    ],
+)
+def test_bad_settings_are_one_line(variables, message):
+    done = train_all(**variables)
+    assert done.returncode == 2
+    assert re.search(f"^train_all.sh: error: .*{message}", done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+
+
+# The sweep, with a stand-in for the interpreter
+
+STAND_IN = """#!PYTHON
+import json, os, pathlib, signal, sys, time
+sys.path.insert(0, "REPOSITORY")
+script, *flags = sys.argv[1:]
+if not script.endswith("run_glue.py"):
+    if script.endswith("parse_results.py"):
+        sys.exit(print(json.dumps(flags)))
+    os.execv(sys.executable, [sys.executable, script, *flags])
+import run_folder
+folder = pathlib.Path(flags[flags.index("--output_dir") + 1])
+world = pathlib.Path(__file__).parent
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+def wait_for(done):
+    for _ in range(3000):
+        if done():
+            return
+        time.sleep(0.01)
+    sys.exit("waited in vain")
+try:
+    with run_folder.lock(folder):
+        if run_folder.state(folder, flags)[0] == "finished":  # by another sweep, since this one looked
+            sys.exit()
+        seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+        with open(world / "calls", "a") as calls:
+            calls.write(json.dumps({"folder": str(folder), "pid": os.getpid(), **seen}) + "\\n")
+        print("a line of the run", flush=True)
+        if "--init_adapter_from" in flags and not (
+            pathlib.Path(flags[flags.index("--init_adapter_from") + 1]) / "run.json"
+        ).exists():
+            sys.exit(3)
+        together = int(os.environ.get("TOGETHER", 0))
+        wait_for(lambda: len((world / "calls").read_text().splitlines()) >= together)
+        if (world / "wait").exists():
+            wait_for(lambda: asked)
+            time.sleep(0.3)  # a checkpoint is written
+            (folder / "saved").touch()
+            sys.exit(75)
+        status = world / f"status_{folder.name}"
+        if status.exists():
+            sys.exit(int(status.read_text()))
+        run_folder.write_json(folder / "eval_results.json", {"eval_accuracy": 0.5})
+        run_folder.write_json(folder / "command.json", {"command": flags})
+        run_folder.write_json(folder / "run.json", {"command": flags, "arguments": {}})
+except run_folder.UsageError as error:
+    sys.exit(print(f"run_glue.py: error: {error}", file=sys.stderr) or 2)
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A folder with an interpreter in place of python: it leaves what a run leaves, or does what files there ask for.
+
+    status_TASK: the exit status of the task's runs; wait: run until SIGTERM, then save and exit with 75.
+    """
+    path = tmp_path / "stand in"
+    path.write_text(STAND_IN.replace("PYTHON", sys.executable, 1).replace("REPOSITORY", str(REPOSITORY)))
+    path.chmod(0o755)
+    return tmp_path
+
+
+def settings(world: Path, **variables: str) -> dict[str, str]:
+    """Two tasks and two seeds, done by the stand-in."""
+    grid = {"ADAPTERS": "lora", "MODELS": "FacebookAI/roberta-base", "SEEDS": "1 2", "TASKS": "mrpc rte"}
+    return grid | {"PYTHON": str(world / "stand in"), "RESULTS": str(world / "results")} | variables
+
+
+def calls(world: Path) -> list[dict]:
+    """What the stand-in was called for."""
+    path = world / "calls"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def folders(world: Path) -> list[str]:
+    """<seed>/<task> of each call."""
+    return ["/".join(call["folder"].split("/")[-2:]) for call in calls(world)]
+
+
+ENGINES = pytest.mark.parametrize("jobs", [{}, {"JOBS": "2"}], ids=["in turn", "parallel"])
+
+
+@ENGINES
+def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(world, jobs):
+    (world / "status_mrpc").write_text("3")
+    first = train_all(**settings(world, **jobs))
+    assert first.returncode == 1
+    lines = first.stdout.splitlines()[-3:]
+    assert lines[0] == "train_all.sh: 2 runs done, 0 skipped because they were finished, 2 failed"
+    assert sorted(lines[1:]) == [
+        f"failed: {world}/results/lora4/{seed}/mrpc (exit status 3): a line of the run" for seed in (1, 2)
+    ]
+    assert sorted(folders(world)) == ["1/mrpc", "1/mrpc", "1/rte", "2/mrpc", "2/mrpc", "2/rte"]  # one retry each
+    log = (world / "results/lora4/1/mrpc/run.log").read_text().splitlines()
+    assert [line for line in log if not line.startswith("== 20")] == [
+        "a line of the run",
+        "== ended with exit status 3",
+    ] * 2
+    (world / "status_mrpc").unlink()
+    (world / "calls").unlink()
+    second = train_all(**settings(world, **jobs))
+    assert second.returncode == 0
+    assert "2 runs done, 2 skipped because they were finished, 0 failed" in second.stdout
+    assert sorted(folders(world)) == ["1/mrpc", "2/mrpc"]
+
+
+@pytest.mark.parametrize(
+    ("status", "retries", "n_calls", "expected", "line"),
+    [
+        ("2", "5", 1, 1, "failed: {} (exit status 2)"),
+        ("75", "5", 1, 75, "stopped, to be resumed by the next sweep: {}"),
+        ("1", "0", 1, 1, "failed: {} (exit status 1)"),
+        ("137", "2", 3, 1, "failed: {} (exit status 137)"),
+        ("130", "2", 1, 130, "stopped, to be resumed by the next sweep: {}"),
+    ],
+)
+def test_only_failures_are_tried_again(world, status, retries, n_calls, expected, line):
+    (world / "status_mrpc").write_text(status)
+    done = train_all(**settings(world, SEEDS="1", RETRIES=retries))
+    assert done.returncode == expected
+    assert folders(world) == ["1/mrpc"] * n_calls + ["1/rte"] * (status != "130")  # Ctrl-C ends the sweep
+    assert line.format(world / "results/lora4/1/mrpc") in done.stdout
+
+
+def test_a_run_of_other_arguments_is_named_and_neither_skipped_nor_overwritten(world):
+    assert train_all(**settings(world)).returncode == 0
+    (world / "results/lora4/1/rte/eval_results.json").write_text("")  # as a full disk leaves it
+    shutil.rmtree(world / "results/lora4/2/rte")
+    kept = (world / "results/lora4/1/mrpc/run.json").read_text()
+    (world / "calls").unlink()
+    other = train_all("--num_train_epochs", "3", **settings(world))
+    assert other.returncode == 1
+    assert folders(world) == ["2/rte"]
+    assert (world / "results/lora4/1/mrpc/run.json").read_text() == kept
+    refused = [line for line in other.stdout.splitlines() if line.startswith("refused: ")]
+    assert len(refused) == 3 and all("--num_train_epochs 3 (the folder has 10)" in line for line in refused)
+    again = train_all(**settings(world, SEEDS="1"))
+    assert again.returncode == 0
+    assert "1/rte is run again: eval_results.json is missing or not a JSON object" in again.stderr
+    assert folders(world)[1:] == ["1/rte"]
+
+
+def test_parallel_runs_share_the_machine(world):
+    done = train_all(**settings(world, JOBS="2", GPUS="3,5", TOGETHER="2"))
+    assert done.returncode == 0, done.stdout
+    assert sorted(folders(world)) == ["1/mrpc", "1/rte", "2/mrpc", "2/rte"]
+    assert {call["CUDA_VISIBLE_DEVICES"] for call in calls(world)[:2]} == {"3", "5"}  # the first two run together
+    assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+    log = (world / "results/joblog.tsv").read_text().splitlines()
+    assert log[0].startswith("Seq\tHost") and len(log) == 5
+
+
+def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
+    (world / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho 'GPU 1: A (UUID: GPU-2)'\n")
+    (world / "nvidia-smi").chmod(0o755)
+    path = f"{world}:{os.environ['PATH']}"
+    done = train_all(**settings(world, JOBS_PER_GPU="2", TOGETHER="4", PATH=path, OMP_NUM_THREADS="7"))
+    assert done.returncode == 0, done.stdout
+    assert sorted(call["CUDA_VISIBLE_DEVICES"] for call in calls(world)) == ["0", "0", "1", "1"]
+    assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {"7"}
+
+
+def test_without_gpus_or_gnu_parallel_one_line_says_so(world):
+    for name, content in (("nvidia-smi", "#!/bin/sh\nexit 9\n"), ("parallel", "#!/bin/sh\necho moreutils\n")):
+        (world / name).write_text(content)
+        (world / name).chmod(0o755)
+        done = train_all(**settings(world, JOBS_PER_GPU="2", PATH=f"{world}:{os.environ['PATH']}"))
+        assert done.returncode == 2 and calls(world) == []
+        assert len(done.stderr.splitlines()) == 1
+        expected = {"nvidia-smi": "there is no GPU here, set JOBS", "parallel": "need GNU parallel"}
+        assert expected[name] in done.stderr
+
+
+def test_what_starts_from_another_run_waits_for_it(world):
+    done = train_all(**settings(world, RECIPE="lora", TASKS="rte mrpc mnli", JOBS="6"))
+    assert done.returncode == 0, done.stdout
+    assert {name.split("/")[1] for name in folders(world)[:2]} == {"mnli"} and len(folders(world)) == 6
+
+
+def test_dry_run_lines_are_whole_for_gnu_parallel(world):
+    command = f"bash {shlex.quote(str(REPOSITORY / 'train_all.sh'))} --note 'two  words' | parallel --jobs 2"
+    done = subprocess.run(["bash", "-c", command], env=environment(**settings(world, DRY_RUN="1")), cwd=world)
+    assert done.returncode == 0
+    assert sorted(folders(world)) == ["1/mrpc", "1/rte", "2/mrpc", "2/rte"]
+    recorded = read(world / "results/lora4/1/rte/run.json")["command"]
+    assert recorded[-2:] == ["--note", "two  words"]
+
+
+def start(world: Path, **variables: str) -> subprocess.Popen:
+    """A sweep in the background."""
+    return subprocess.Popen(
+        ["bash", str(REPOSITORY / "train_all.sh")],
+        env=environment(**settings(world, **variables)),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_calls(world: Path, number: int) -> None:
+    """Wait until so many runs have been started."""
+    for _ in range(3000):
+        if len(calls(world)) >= number:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{len(calls(world))} runs were started")
+
+
+@ENGINES
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_runs_save_and_starts_no_other(world, jobs, number, status):
+    (world / "wait").touch()
+    sweep = start(world, **jobs)
+    running = int(jobs.get("JOBS", 1))
+    wait_for_calls(world, running)
+    sweep.send_signal(number)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == status, output
+    assert len(calls(world)) == running
+    assert len([*(world / "results").glob("lora4/*/*/saved")]) == running
+    assert output.count("stopped, to be resumed by the next sweep") == running
+    (world / "wait").unlink()
+    assert train_all(**settings(world, **jobs)).returncode == 0
+    assert len([*(world / "results").glob("lora4/*/*/run.json")]) == 4
+
+
+@ENGINES
+def test_two_sweeps_share_the_work(world, jobs):
+    sweeps = [start(world, SEEDS="1 2 3 4", **jobs) for _ in range(2)]
+    outputs = [sweep.communicate()[0] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
+    assert len([*(world / "results").glob("lora4/*/*/run.json")]) == 8
+    assert "failed: " not in "".join(outputs)
+    assert len(calls(world)) == 8
+
+
+def test_a_folder_that_can_t_be_written_is_one_failed_run(world):
+    (world / "results/lora4/1").mkdir(parents=True)
+    (world / "results/lora4/1/rte").write_text("a file")
+    done = train_all(**settings(world))
+    assert done.returncode == 1
+    assert "3 runs done, 0 skipped because they were finished, 1 failed" in done.stdout
+    assert f"failed: {world}/results/lora4/1/rte (exit status 2)" in done.stdout
+    assert "rte: is a file, not a folder" in done.stdout
+
+
+def test_status_asks_parse_results_for_every_row_of_the_grid(world):
+    done = train_all(**settings(world, STATUS="1", ADAPTERS="lora vera:8"))
+    roots = [f"{world}/results/{name}" for name in ("lora4", "vera8")]
+    assert json.loads(done.stdout) == ["--status", *roots, "1,2", "--tasks", "mrpc,rte"]
+    assert json.loads(train_all(**settings(world, STATUS="1", SEEDS="7")).stdout)[2] == "7-7"
+    assert calls(world) == []
+
+
+# Slurm, by what it sets
+
+
+def slurm(world: Path, line: int, script: Path = REPOSITORY / "train_all.sh", **variables: str) -> subprocess.Popen:
+    """Task `line` of an array job; Slurm runs a copy of the script from a folder of its own."""
+    own = {"SLURM_ARRAY_TASK_ID": str(line), "SLURM_JOB_ID": "9", "SLURM_CPUS_PER_TASK": "3"}
+    return subprocess.Popen(
+        ["bash", str(script)],
+        env=environment(**settings(world, **own, **variables)),
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_slurm_task_runs_its_line_in_place_of_the_script(world):
+    (world / "wait").touch()
+    task = slurm(world, 3)
+    wait_for_calls(world, 1)
+    task.send_signal(signal.SIGTERM)
+    task.communicate()
+    assert task.returncode == 75
+    (call,) = calls(world)
+    assert call["pid"] == task.pid and call["folder"] == f"{world}/results/lora4/2/mrpc"
+    assert call["OMP_NUM_THREADS"] == "3"
+    assert "a line of the run" in (world / "results/lora4/2/mrpc/run.log").read_text()
+    (world / "wait").unlink()
+    assert slurm(world, 3).wait() == 0  # requeued
+    assert folders(world) == ["2/mrpc"] * 2
+    assert slurm(world, 3).wait() == 0  # and again, when it is finished
+    assert folders(world) == ["2/mrpc"] * 2
+    assert train_all(**settings(world, MISSING="1")).stdout == "1-2,4\n"
+
+
+def test_a_slurm_task_of_other_arguments_fails(world):
+    train_all("--num_train_epochs", "3", **settings(world, SEEDS="1", TASKS="mrpc"))
+    task = slurm(world, 1)
+    output, _ = task.communicate()
+    assert task.returncode == 1
+    assert "--num_train_epochs 10 (the folder has 3)" in output
+    assert len(calls(world)) == 1
+
+
+@pytest.mark.parametrize("found_by", ["SLURM_SUBMIT_DIR", "scontrol"])
+def test_slurm_s_copy_of_the_script_finds_the_repository(world, found_by):
+    copy = world / "spool" / "slurm_script"
+    copy.parent.mkdir()
+    shutil.copy(REPOSITORY / "train_all.sh", copy)
+    variables = {"SLURM_SUBMIT_DIR": str(REPOSITORY)}
+    if found_by == "scontrol":
+        (world / "scontrol").write_text(
+            f"#!/bin/sh\necho 'JobId=9'\necho '   Command={REPOSITORY}/train_all.sh a b'\n"
+        )
+        (world / "scontrol").chmod(0o755)
+        variables = {"SLURM_SUBMIT_DIR": str(world), "PATH": f"{world}:{os.environ['PATH']}"}
+    task = slurm(world, 1, copy, **variables)
+    output, _ = task.communicate()
+    assert task.returncode == 0, output
+    assert folders(world) == ["1/mrpc"]
