@@ -9,6 +9,7 @@ import pytest
 from test_train_all import train_all
 
 import parse_results
+import plot_results
 import run_glue
 
 REPOSITORY = Path(run_glue.__file__).parent
@@ -24,38 +25,52 @@ def of_kind(fragment: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("command", of_kind("python run_glue.py"))
+@pytest.mark.parametrize("command", of_kind(" run_glue.py "))
 def test_runs_parse(command, tmp_path, monkeypatch):
     for name in (
         "train.csv",
         "validation.csv",
         "dora.json",
+        "hra.json",
         "finetuned_results/randlora64/1/sst2/adapter_config.json",
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
     monkeypatch.chdir(tmp_path)
-    _, _, _, training_args = run_glue.parse_arguments(shlex.split(command)[2:])
+    words = shlex.split(command)
+    _, _, _, training_args = run_glue.parse_arguments(words[words.index("run_glue.py") + 1 :])
     assert training_args.do_train or training_args.do_eval
 
 
 @pytest.mark.parametrize("command", of_kind("train_all.sh"))
-def test_sweeps_print_runs_that_parse(command):
-    words = shlex.split(command)
+def test_sweeps_print_runs_that_parse(command, tmp_path):
+    words = shlex.split(command.partition(" | ")[0])
     script = words.index("train_all.sh")
-    variables = dict(word.split("=", 1) for word in words[: script - 1])
-    done = train_all(*words[script + 1 :], **(variables | {"DRY_RUN": "1"}))
+    assignments = words[: words.index("sbatch" if "sbatch" in words else "bash")]
+    variables = dict(word.split("=", 1) for word in assignments) | {"DRY_RUN": "1"}
+    done = train_all(*words[script + 1 :], **variables)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines
     for line in lines[:: max(1, len(lines) // 5)]:
-        run_glue.parse_arguments(shlex.split(line)[2:])
+        argv = shlex.split(line)[2:]
+        if "--init_adapter_from" in argv:  # a folder that an earlier run of the grid makes
+            folder = tmp_path / argv[argv.index("--init_adapter_from") + 1]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "adapter_config.json").write_text("{}")
+            argv[argv.index("--init_adapter_from") + 1] = str(folder)
+        run_glue.parse_arguments(argv)
 
 
 @pytest.mark.parametrize("command", of_kind("python parse_results.py"))
 def test_tables_parse(command):
-    assert parse_results.parse_arguments(shlex.split(command)[2:]).n_seeds == "5"
+    assert parse_results.parse_arguments(shlex.split(command)[2:]).n_seeds in ("1", "2", "3", "5", "101-101")
+
+
+@pytest.mark.parametrize("command", of_kind("python plot_results.py"))
+def test_plots_parse(command):
+    assert plot_results.parse_arguments(shlex.split(command)[2:]).out.suffix == ".png"
 
 
 @pytest.mark.parametrize("command", of_kind("make "))
@@ -65,7 +80,7 @@ def test_make_knows_its_targets(command):
 
 
 def test_no_command_is_left_out():
-    kinds = ("python run_glue.py", "train_all.sh", "python parse_results.py", "make ", "conda ")
+    kinds = (" run_glue.py ", "train_all.sh", "python parse_results.py", "python plot_results.py", "make ", "conda ")
     assert [command for command in COMMANDS if not any(kind in command for kind in kinds)] == []
 
 
