@@ -128,10 +128,20 @@ class StopOnSignal(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Stop, now that the checkpoint is whole: before Trainer would end as if the run had finished."""
         if self.is_asked(args):
-            raise StoppedBySignal(
-                f"stopped by {self.received} after step {state.global_step} of {state.max_steps}: start it again with "
-                "--resume"
-            )
+            self.stop(state)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Stop for a signal that came after the last checkpoint; from here on stop at once again."""
+        if self.received:
+            self.stop(state)
+        self.in_training = False
+
+    def stop(self, state: TrainerState) -> None:
+        """Raise StoppedBySignal."""
+        raise StoppedBySignal(
+            f"stopped by {self.received} after step {state.global_step} of {state.max_steps}: start it again with "
+            "--resume"
+        )
 
     def is_asked(self, args: TrainingArguments) -> bool:
         """Whether this process, or any of several, got the signal: all of them have to end after the same step."""
@@ -141,10 +151,6 @@ class StopOnSignal(TrainerCallback):
             if asked.item():
                 self.received = self.received or "a signal to another process"
         return self.received is not None
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        """From here on stop at once again."""
-        self.in_training = False
 
 
 class GlueTrainer(Trainer):

@@ -87,20 +87,43 @@ def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at
     assert not run_folder.checkpoints(stopped)
 
 
-def test_a_signal_during_an_evaluation_stops_after_its_checkpoint(run, monkeypatch):
+@pytest.fixture
+def signal_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make the next evaluation during a training send its own process a signal, once."""
+    prediction_step = GlueTrainer.prediction_step
+
+    def arrange() -> None:
+        sent = []
+
+        def signalled(self, *args, **kwargs):
+            if self.is_in_train and not sent:
+                sent.append(os.kill(os.getpid(), signal.SIGUSR1))
+            return prediction_step(self, *args, **kwargs)
+
+        monkeypatch.setattr(GlueTrainer, "prediction_step", signalled)
+
+    return arrange
+
+
+def test_a_signal_during_an_evaluation_stops_after_its_checkpoint(run, signal_in_evaluation):
     flags = {"num_train_epochs": 2, "eval_strategy": "epoch"}
     whole = run("whole", **flags)
-    prediction_step = GlueTrainer.prediction_step
-    sent = []
-
-    def signalled(self, *args, **kwargs):
-        if self.is_in_train and not sent:
-            sent.append(os.kill(os.getpid(), signal.SIGUSR1))
-        return prediction_step(self, *args, **kwargs)
-
-    monkeypatch.setattr(GlueTrainer, "prediction_step", signalled)
+    signal_in_evaluation()
     with pytest.raises(StoppedBySignal, match="SIGUSR1 after step 4 of 8"):
         run("stopped", **flags)
+    assert_same_results(whole, run("stopped", resume=True, **flags))
+
+
+def test_a_signal_in_the_evaluation_that_a_resumed_run_makes_up_for(run, signal_at, signal_in_evaluation):
+    """Stopped in the very last step, and again in the evaluation after it: the third start ends the run."""
+    flags = {"num_train_epochs": 2, "eval_strategy": "epoch"}
+    whole = run("whole", **flags)
+    signal_at(8)
+    with pytest.raises(StoppedBySignal, match="SIGTERM after step 8 of 8"):
+        run("stopped", **flags)
+    signal_in_evaluation()
+    with pytest.raises(StoppedBySignal, match="SIGUSR1 after step 8 of 8"):
+        run("stopped", resume=True, **flags)
     assert_same_results(whole, run("stopped", resume=True, **flags))
 
 
