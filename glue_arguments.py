@@ -384,18 +384,7 @@ def check_adapter_arguments(
             raise UsageError(
                 f"--{name} has no effect with {adapter}: it is for --adapter_name {' or '.join(adapters)}"
             )
-    if adapter_args.adapter_path is not None:
-        if training_args.do_train:
-            raise UsageError("--adapter_path evaluates or predicts with a saved adapter: it excludes --do_train")
-        if not (Path(adapter_args.adapter_path) / "adapter_config.json").is_file():
-            raise UsageError(f"--adapter_path {adapter_args.adapter_path}: no adapter_config.json in this folder")
-    if adapter_args.init_adapter_from is not None:
-        if adapter == "none" or adapter_args.adapter_path is not None or not training_args.do_train:
-            raise UsageError("--init_adapter_from starts the training of an adapter: give --do_train and the adapter")
-        if not (Path(adapter_args.init_adapter_from) / "adapter_config.json").is_file():
-            raise UsageError(
-                f"--init_adapter_from {adapter_args.init_adapter_from}: no adapter_config.json in this folder"
-            )
+    check_saved_adapters(adapter_args, adapter, training_args.do_train)
     if adapter_args.rank < 1:
         raise UsageError(f"--rank {adapter_args.rank}: must be at least 1")
     if not 0 <= adapter_args.adapter_dropout < 1:
@@ -414,3 +403,17 @@ def check_adapter_arguments(
         if adapter_args.adapter_path is None:
             raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
         model_args.model_name_or_path = PeftConfig.from_pretrained(adapter_args.adapter_path).base_model_name_or_path
+
+
+def check_saved_adapters(adapter_args: AdapterArguments, adapter: str, do_train: bool) -> None:
+    """Raise UsageError for a folder to load an adapter from that holds none, or that the run would not use."""
+    if adapter_args.adapter_path is not None and do_train:
+        raise UsageError("--adapter_path evaluates or predicts with a saved adapter: it excludes --do_train")
+    if adapter_args.init_adapter_from is not None and (
+        adapter == "none" or adapter_args.adapter_path is not None or not do_train
+    ):
+        raise UsageError("--init_adapter_from starts the training of an adapter: give --do_train and the adapter")
+    for name in ("adapter_path", "init_adapter_from"):
+        folder = getattr(adapter_args, name)
+        if folder is not None and not (Path(folder) / "adapter_config.json").is_file():
+            raise UsageError(f"--{name} {folder}: no adapter_config.json in this folder")

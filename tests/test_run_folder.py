@@ -178,7 +178,7 @@ def test_asking_does_not_refuse_a_run_that_starts(tmp_path):
         timer = threading.Timer(0.1, lambda: fcntl.flock(file, fcntl.LOCK_UN))
         timer.start()
         with run_folder.lock(tmp_path):
-            pass
+            assert run_folder.is_running(tmp_path)
         timer.join()
 
 
