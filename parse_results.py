@@ -381,6 +381,8 @@ def run_records(results: Results) -> list[dict[str, Any]]:
                     score = number(chosen.get(f"eval_{results.metrics[task]}"))
                     line |= {epoch: 100 * score if score is not None else line.get(epoch)}
                     line[f"{epoch}_epoch"] = number(chosen.get("epoch"))
+                held_out = number(part(scores, "selected").get(f"selection_{results.metrics[task]}"))
+                line["selection_rows_score"] = None if held_out is None else 100 * held_out
                 for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "selection_fraction"):
                     line[name] = arguments.get(name)
                 line |= {name: run_cost(run, name) for name in COST_HEADERS}

@@ -903,12 +903,14 @@ def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, 
 def test_runs_are_listed_one_a_line(tmp_path, capsys):
     """Last, best and selected epoch side by side, whatever --epoch asks for; what wasn't measured stays empty."""
     entry = {"epoch": 3.0, "eval_accuracy": 0.875}
-    scores = {"last": entry | {"epoch": 10.0, "eval_accuracy": 0.75}, "best": entry, "selected": entry}
+    scores = {"last": entry | {"epoch": 10.0, "eval_accuracy": 0.75}, "best": entry}
+    scores["selected"] = entry | {"selection_accuracy": 0.625}
     write_run(tmp_path / "lora4", 1, "mrpc", 0.75, scores=scores)
     write_run(tmp_path / "lora4", 2, "mrpc", 0.5, scores=None, device="cpu")
     assert parse_results.main([str(tmp_path / "lora4"), "2", "--tasks", "mrpc", "--format", "runs"]) == 0
     first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
     found = [first[name] for name in ("task", "seed", "last", "last_epoch", "best", "best_epoch", "selected")]
     assert found == ["mrpc", "1", "75.0", "10.0", "87.5", "3.0", "87.5"]
+    assert (first["selection_rows_score"], second["selection_rows_score"]) == ("62.5", "")
     assert (first["adapter_parameters"], first["train_seconds"], first["device"]) == ("663552.0", "60.0", "")
     assert (second["last"], second["best"], second["device"]) == ("50.0", "", "cpu")
