@@ -118,12 +118,15 @@ class StopOnSignal(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """From here on a step is ended first. What an earlier signal left undone is done now."""
         self.in_training = True
+        self.trainer.go_on_counting()
         self.trainer.make_up_for_evaluation()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save, and don't evaluate, if the signal has come."""
+        """Save, and don't evaluate, if the signal has come; an epoch's log line would be lost after this."""
         if self.is_asked(args):
             control.should_save, control.should_evaluate = True, False
+            if args.logging_strategy == "epoch" and float(state.epoch).is_integer():
+                control.should_log = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Stop, now that the checkpoint is whole: before Trainer would end as if the run had finished."""
@@ -163,6 +166,7 @@ class GlueTrainer(Trainer):
     began = 0.0
     seconds_before = 0.0  # in training, before it was resumed
     loss_sum = 0.0  # of all steps, those before it was resumed included
+    unlogged = (0.0, 0)  # when it was resumed: the sum of the losses since the last log line, and of how many steps
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, with the head's parameters in groups of their own if they have their own rate."""
@@ -203,6 +207,12 @@ class GlueTrainer(Trainer):
         self.loss_sum += loss.item()
         return loss
 
+    def go_on_counting(self) -> None:
+        """Let the next log line's mean loss count from the last log line, as if the run had not been stopped."""
+        loss, steps = self.unlogged
+        self._tr_loss += loss
+        self._globalstep_last_logged -= steps
+
     def make_up_for_evaluation(self) -> None:
         """Evaluate where a signal came in the last step before an evaluation: on resuming, before the next step."""
         state, strategy = self.state, self.args.eval_strategy
@@ -215,9 +225,11 @@ class GlueTrainer(Trainer):
                 state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{state.global_step}")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save with the checkpoint the sum of the losses and the seconds, which Trainer counts from its last start."""
+        """Save with the checkpoint the sums of losses and the seconds, which Trainer counts from its last start."""
         so_far = {
             "loss_sum": self.mean_over_processes(self.loss_sum),
+            "unlogged_loss": self.mean_over_processes(self._tr_loss.item()),
+            "unlogged_steps": self.state.global_step - self._globalstep_last_logged,
             "seconds": self.seconds_before + time.time() - self.began,
         }
         if self.args.should_save:

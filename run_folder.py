@@ -31,6 +31,7 @@ from pathlib import Path
 
 RECORD_FILE = "run.json"  # written last of all, so it marks a finished run
 BASES_FILE = "random_bases.json"  # the hash of VeRA's and RandLoRA's random bases, beside every saved adapter
+STATE_FILE = "trainer_state.json"  # Trainer's; written last into a checkpoint, so it marks a whole one
 PROGRESS_FILE = "training_so_far.json"  # in a checkpoint: what Trainer would forget, see GlueTrainer._save_checkpoint
 FAILURE_FILE = "failure.txt"  # one line: why the last start ended without results
 COMMAND_FILE = "command.json"  # the flags of the run that was started here
@@ -48,7 +49,7 @@ RUN_FILES = (
     "all_results.json",
     "train_results.json",
     "eval_results.json",
-    "trainer_state.json",
+    STATE_FILE,
     "training_args.bin",
     "config.json",
     "adapter_config.json",
@@ -394,6 +395,7 @@ def traces(folder: Path) -> list[str]:
 def delete_checkpoints(folder: Path) -> None:
     """Delete every checkpoint in `folder`."""
     for path in checkpoints(folder):
+        (path / STATE_FILE).unlink(missing_ok=True)  # first, so that a kill leaves none that looks whole
         shutil.rmtree(path)
 
 
@@ -412,7 +414,7 @@ def is_whole(checkpoint: Path) -> bool:
     Trainer writes trainer_state.json last, so a killed run's checkpoint lacks it; a full disk or a broken copy
     truncates files, which safetensors' header and the checksums of torch's zip files show.
     """
-    if read_json(checkpoint / "trainer_state.json") is None:
+    if read_json(checkpoint / STATE_FILE) is None:
         return False
     weights = [*checkpoint.glob("*.safetensors")]
     if not weights or not (checkpoint / "optimizer.pt").exists() or not (checkpoint / "scheduler.pt").exists():

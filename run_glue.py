@@ -703,6 +703,7 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any])
     before = run_folder.read_json(checkpoint / run_folder.PROGRESS_FILE) if checkpoint else None
     if before is not None:
         trainer.loss_sum, trainer.seconds_before = before["loss_sum"], before["seconds"]
+        trainer.unlogged = before.get("unlogged_loss", 0.0), before.get("unlogged_steps", 0)
     trainer.began = time.time()
     train_result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model()  # saves the tokenizer too
@@ -711,6 +712,7 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any])
     # Trainer reports the time and the mean loss since the last start, and of this process's rows.
     metrics["train_runtime"] += trainer.seconds_before
     metrics["train_loss"] = trainer.mean_over_processes(trainer.loss_sum) / trainer.state.global_step
+    trainer.state.log_history[-1] |= {name: metrics[name] for name in ("train_runtime", "train_loss")}
     trainer.log_metrics("train", metrics)
     save_metrics(trainer, "train", metrics, record)
     if trainer.is_world_process_zero():

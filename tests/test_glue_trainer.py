@@ -1,5 +1,6 @@
 """glue_trainer.py: runs that are stopped by a signal, that fail, and that choose an epoch."""
 
+import json
 import os
 import resource
 import signal
@@ -39,6 +40,8 @@ def assert_same_results(left: Path, right: Path) -> None:
     for name in ("train_results.json", "eval_results.json", "all_results.json"):
         assert without_timings(read(left / name)) == without_timings(read(right / name)), name
     assert read(left / "run.json")["scores"] == read(right / "run.json")["scores"]
+    states = [(folder / "trainer_state.json").read_text().replace(str(folder), "") for folder in (left, right)]
+    assert without_timings(json.loads(states[0])) == without_timings(json.loads(states[1]))
 
 
 @pytest.fixture
@@ -66,6 +69,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.mark.parametrize("best", [False, True], ids=["last epoch", "best epoch"])
 def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at, monkeypatch, step, best):
     flags = {"num_train_epochs": 3, "eval_strategy": "epoch", "load_best_model_at_end": True if best else None}
+    flags |= {"logging_strategy": "epoch"} if best else {"logging_steps": 5}
     whole = run("whole", **flags)
     evaluations = []
     evaluate = GlueTrainer.evaluate

@@ -58,6 +58,15 @@ def test_what_is_no_json_object_reads_as_none(tmp_path, content):
     assert not run_folder.is_finished(tmp_path)
 
 
+def test_a_checkpoint_that_is_half_deleted_does_not_look_whole(tmp_path, monkeypatch):
+    checkpoint = make_checkpoint(tmp_path, 1)
+    assert run_folder.is_whole(checkpoint)
+    monkeypatch.setattr(run_folder.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_folder.delete_checkpoints(tmp_path)
+    assert not run_folder.is_whole(checkpoint)
+
+
 def test_the_latest_checkpoint_is_by_number_not_by_name(tmp_path):
     for step in (9, 10, 100):
         make_checkpoint(tmp_path, step)
