@@ -56,7 +56,7 @@ NOT_COMPARED = ("run.log", "joblog.tsv")
 # How long at most after the beginning of what a run does it is hit, in seconds.
 DELAYS = {"loading": 1.0, "training": 1.5, "saving": 0.03, "evaluating": 0.1, "past its training": 0.5}
 TICK = 0.004  # seconds between two looks at the processes
-PATIENCE = 1800  # seconds until a drill counts as stuck
+PATIENCE = 3600  # seconds until a sweep counts as stuck
 
 
 @dataclass
@@ -305,8 +305,8 @@ class Killer:
     def drive(self) -> Counter[int]:
         """Start the sweep until everything is finished and no process is left; return its exit statuses."""
         statuses: Counter[int] = Counter()
-        deadline = time.monotonic() + PATIENCE
         while self.grid.unfinished() or not statuses[0]:
+            deadline = time.monotonic() + PATIENCE
             sweep = self.grid.start()
             while sweep.poll() is None and time.monotonic() < deadline:
                 self.tick(sweep)
