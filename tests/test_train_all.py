@@ -353,6 +353,16 @@ def test_only_failures_are_tried_again(world, status, retries, n_calls, expected
     assert line.format(world / "results/lora4/1/mrpc") in done.stdout
 
 
+def test_a_run_that_diverged_is_not_tried_again(world):
+    (world / "status_mrpc").write_text("1")
+    folder = world / "results/lora4/1/mrpc"
+    folder.mkdir(parents=True)
+    (folder / "failure.txt").write_text("diverged: the training loss is nan at step 3\n")
+    done = train_all(**settings(world, SEEDS="1", RETRIES="3"))
+    assert folders(world) == ["1/mrpc", "1/rte"]
+    assert f"failed: {folder} (exit status 1): diverged: the training loss is nan at step 3" in done.stdout
+
+
 def test_a_run_of_other_arguments_is_named_and_neither_skipped_nor_overwritten(world):
     assert train_all(**settings(world)).returncode == 0
     (world / "results/lora4/1/rte/eval_results.json").write_text("")  # as a full disk leaves it
