@@ -54,7 +54,7 @@ from typing import Any
 
 from comparison import best_cells, compare_rows, verdict
 from published_scores import published_cells, published_notes, published_of_all, published_records
-from run_folder import COMMAND_FILE, FAILURE_FILE, checkpoints, is_running, log_lines
+from run_folder import COMMAND_FILE, FAILURE_FILE, checkpoints, is_running, last_words, log_lines, was_stopped
 from seed_scores import (
     EPOCHS,
     METRICS,
@@ -542,8 +542,8 @@ def status_table(runs: list[RunState]) -> list[str]:
 def run_state(row: str, task: str, folder: Path) -> RunState:
     """Find out how far one run is.
 
-    A run that was stopped on purpose, and one that was killed after it had saved, leave a checkpoint and no word of a
-    failure: they count as missing and will be resumed. One that ended without a checkpoint has failed.
+    A run that was stopped on purpose, and one that was killed after it had saved, count as missing and will be
+    resumed. One that ended otherwise without a checkpoint has failed.
     """
     if is_running(folder):
         return RunState(row, task, folder, "running")
@@ -555,11 +555,10 @@ def run_state(row: str, task: str, folder: Path) -> RunState:
         name = "" if run.fault.path.name == FAILURE_FILE else f"{run.fault.path.name}: "
         return RunState(row, task, folder, "failed", name + reason)
     log, saved = log_lines(folder), checkpoints(folder)
-    if saved and not (log and log[-1].startswith("run_glue.py: error: ")):
-        return RunState(row, task, folder, "missing", f"to be resumed from {saved[0].name}")
+    if was_stopped(folder) or (saved and not (log and log[-1].startswith("run_glue.py: error: "))):
+        return RunState(row, task, folder, "missing", f"to be resumed from {saved[0].name if saved else 'the start'}")
     if log or (folder / COMMAND_FILE).is_file():
-        last_words = [line for line in log if "error:" in line.lower()] or log or ["ended without a word"]
-        return RunState(row, task, folder, "failed", printable(last_words[-1][:300]))
+        return RunState(row, task, folder, "failed", printable(last_words(folder)[:300]))
     return RunState(row, task, folder, "missing")
 
 

@@ -251,6 +251,13 @@ def log_lines(folder: Path) -> list[str]:
     return [line for line in lines if not line.startswith(ATTEMPT) and IN_USE not in line]
 
 
+def was_stopped(folder: Path) -> bool:
+    """Whether the last start of the run in `folder` ended because it was asked to, by its own word."""
+    return any(
+        line.startswith(("run_glue.py: stopped", "run_glue.py: interrupted")) for line in log_lines(folder)[-1:]
+    )
+
+
 def last_words(folder: Path) -> str:
     """Why the last start of the run in `folder` ended without results, as far as its files tell."""
     lines = log_lines(folder)

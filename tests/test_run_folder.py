@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -164,21 +163,17 @@ def test_a_folder_has_one_owner_and_the_lock_dies_with_it(tmp_path):
     assert not (tmp_path / "run/run.lock").exists()
 
 
-def test_a_lock_whose_file_is_replaced_while_waiting_is_taken_on_the_new_file(tmp_path):
-    path = tmp_path / "run.lock"
-    old = os.open(path, os.O_RDWR | os.O_CREAT)
-    fcntl.flock(old, fcntl.LOCK_EX)
+def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_on_the_new_file(tmp_path, monkeypatch):
+    path, flock = tmp_path / "run.lock", fcntl.flock
 
-    def release() -> None:
+    def flock_after_the_holder_left(*arguments: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
         path.unlink()
-        os.close(old)
+        flock(*arguments)
 
-    timer = threading.Timer(0.1, release)
-    timer.start()
-    descriptor = run_folder.acquire(path)
-    timer.join()
-    assert run_folder.is_file_of(descriptor, path)
-    os.close(descriptor)
+    monkeypatch.setattr(fcntl, "flock", flock_after_the_holder_left)
+    with run_folder.lock(tmp_path):
+        assert run_folder.is_running(tmp_path)
 
 
 def test_asking_does_not_refuse_a_run_that_starts(tmp_path):

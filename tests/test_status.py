@@ -61,6 +61,14 @@ def test_every_state_by_hand(tmp_path, capsys):
     assert counts(status(capsys, root, 5), "lora4")[1] == "1/0/2/2"  # no longer locked: it ended without a word
 
 
+def test_a_run_stopped_before_its_first_checkpoint_is_no_failure(tmp_path, capsys):
+    log = "loading\nrun_glue.py: stopped by SIGTERM: start it again with --resume\n== ended with exit status 75\n"
+    folder = begin(tmp_path / "lora4", 1, "rte", run_log=log)
+    lines = status(capsys, tmp_path / "lora4", 1)
+    assert counts(lines, "lora4")[0] == "0/0/0/1"
+    assert f"stopped: {folder}: to be resumed from the start" in lines
+
+
 @pytest.mark.parametrize(
     ("log", "saved", "reason"),
     [

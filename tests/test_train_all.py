@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import read
 
+import run_folder
 import run_glue
 
 REPOSITORY = Path(run_glue.__file__).parent
@@ -244,6 +245,9 @@ def wait_for(done):
             return
         time.sleep(0.01)
     sys.exit("waited in vain")
+with open(world / "starts", "a") as starts:
+    starts.write(f"{folder}\\n")
+wait_for(lambda: not (world / "late").exists())
 try:
     with run_folder.lock(folder):
         if run_folder.state(folder, flags)[0] == "finished":  # by another sweep, since this one looked
@@ -278,7 +282,8 @@ except run_folder.UsageError as error:
 def world(tmp_path: Path) -> Path:
     """A folder with an interpreter in place of python: it leaves what a run leaves, or does what files there ask for.
 
-    status_TASK: the exit status of the task's runs; wait: run until SIGTERM, then save and exit with 75.
+    status_TASK: the exit status of the task's runs; wait: run until SIGTERM, then save and exit with 75; late: go on
+    when this is gone.
     """
     path = tmp_path / "stand in"
     path.write_text(STAND_IN.replace("PYTHON", sys.executable, 1).replace("REPOSITORY", str(REPOSITORY)))
@@ -346,6 +351,16 @@ def test_only_failures_are_tried_again(world, status, retries, n_calls, expected
     assert done.returncode == expected
     assert folders(world) == ["1/mrpc"] * n_calls + ["1/rte"] * (status != "130")  # Ctrl-C ends the sweep
     assert line.format(world / "results/lora4/1/mrpc") in done.stdout
+
+
+def test_a_run_that_diverged_is_not_tried_again(world):
+    (world / "status_mrpc").write_text("1")
+    folder = world / "results/lora4/1/mrpc"
+    folder.mkdir(parents=True)
+    (folder / "failure.txt").write_text("diverged: the training loss is nan at step 3\n")
+    done = train_all(**settings(world, SEEDS="1", RETRIES="3"))
+    assert folders(world) == ["1/mrpc", "1/rte"]
+    assert f"failed: {folder} (exit status 1): diverged: the training loss is nan at step 3" in done.stdout
 
 
 def test_a_run_of_other_arguments_is_named_and_neither_skipped_nor_overwritten(world):
@@ -459,6 +474,22 @@ def test_two_sweeps_share_the_work(world, jobs):
     assert len([*(world / "results").glob("lora4/*/*/run.json")]) == 8
     assert "failed: " not in "".join(outputs)
     assert len(calls(world)) == 8
+
+
+def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(world):
+    """Before the interpreter is started, of which there is no start, and after, which is no failure."""
+    (world / "late").touch()
+    sweep = start(world, SEEDS="1")
+    while not (world / "starts").exists():
+        time.sleep(0.01)
+    with run_folder.lock(world / "results/lora4/1/mrpc"), run_folder.lock(world / "results/lora4/1/rte"):
+        (world / "late").unlink()
+        output, _ = sweep.communicate()
+    assert sweep.returncode == 0, output
+    assert calls(world) == []
+    assert (world / "starts").read_text().splitlines() == [f"{world}/results/lora4/1/mrpc"]
+    for task in ("mrpc", "rte"):
+        assert f"left to another sweep: {world}/results/lora4/1/{task}" in output
 
 
 def test_a_folder_that_can_t_be_written_is_one_failed_run(world):
