@@ -530,6 +530,7 @@ def main() -> int:
     """Run the drill, print the table, and return the exit status."""
     args = parse_arguments()
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left running
     world = Path(args.keep or tempfile.mkdtemp()).resolve()
     world.mkdir(parents=True, exist_ok=args.keep is None)
     wrong = []
