@@ -55,6 +55,7 @@ BEST_EPOCH = ["--load_best_model_at_end", "True", "--gradient_accumulation_steps
 NOT_COMPARED = ("run.log", "joblog.tsv")
 # How long at most after the beginning of what a run does it is hit, in seconds.
 DELAYS = {"loading": 1.0, "training": 1.5, "saving": 0.03, "evaluating": 0.1, "past its training": 0.5}
+BOOT = time.time() - float(Path("/proc/uptime").read_text().split()[0])
 TICK = 0.004  # seconds between two looks at the processes
 PATIENCE = 3600  # seconds until a sweep counts as stuck
 
@@ -189,9 +190,10 @@ def describe_process(pid: int, place: Path) -> Process | None:
         if f"{MARK}={place}".encode() not in (proc / "environ").read_bytes().split(b"\0"):
             return None
         words = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-        started = proc.stat().st_mtime
-    except OSError:
+        ticks = (proc / "stat").read_text().rpartition(")")[2].split()[19]  # from the machine's start to this one's
+    except (OSError, IndexError):
         return None
+    started = BOOT + int(ticks) / os.sysconf("SC_CLK_TCK")
     if len(words) > 1 and words[1].endswith("/run_glue.py"):
         return Process(pid, "a run", started, place / words[words.index("--output_dir") + 1])
     if len(words) > 1 and words[1].endswith("/parallel"):
