@@ -9,7 +9,8 @@ train_all.sh asks it once at the start and once at the end:
     python run_folder.py missing FOLDER
         Print the numbers of the lines to be run, as in 3,7-12.
     python run_folder.py summary FOLDER
-        Print what FOLDER/outcomes comes to. Exit status: 1 if a run failed or was refused, 75 if one was stopped.
+        Print what FOLDER/outcomes comes to. Exit status: 1 if a run failed or was refused, 75 if one was stopped or
+        is not in it.
 """
 
 import contextlib
@@ -494,11 +495,17 @@ def plan(work: Path) -> list[int]:
 
 
 def summary(work: Path) -> int:
-    """Print how a sweep ended, from lines of outcome, folder and exit status or reason; return its exit status."""
+    """Print how a sweep ended, from lines of outcome, folder and exit status or reason; return its exit status.
+
+    A run has no such line where it was not started, or where the shell around it, or GNU parallel, was killed.
+    """
     folders: dict[str, dict[str, str]] = {}
+    grid = (work / "lines").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    wanted = {line.partition("\t")[0] for line in grid}
     for line in (work / "outcomes").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
         outcome, folder, detail = line.split("\t")
         folders.setdefault(outcome, {})[folder] = detail
+        wanted.discard(folder)
     counts = {outcome: len(folders.get(outcome, ())) for outcome in ("done", "finished", "failed")}
     print(
         f"train_all.sh: {counts['done']} runs done, {counts['finished']} skipped because they were finished, "
@@ -512,7 +519,9 @@ def summary(work: Path) -> int:
         print(f"refused: {folder} holds another run: {reason}")
     for folder, status in folders.get("failed", {}).items():
         print(f"failed: {folder} (exit status {status}): {last_words(Path(folder))}")
-    return 1 if folders.keys() & {"failed", "other"} else 75 if "stopped" in folders else 0
+    if wanted:
+        print(f"{len(wanted)} runs were not started, or their end was not seen: start the sweep again")
+    return 1 if folders.keys() & {"failed", "other"} else 75 if "stopped" in folders or wanted else 0
 
 
 def as_ranges(numbers: list[int]) -> str:

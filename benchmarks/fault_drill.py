@@ -39,6 +39,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -85,7 +86,9 @@ class Grid:
         values = {"adapters": self.adapters, "tasks": self.tasks, "seeds": self.seeds, "flags": self.flags} | changes
         return Grid(self.place.with_name(name), **values)
 
-    def start(self, *flags: str, limit: int | None = None, prefix: tuple[str, ...] = ()) -> subprocess.Popen:
+    def start(
+        self, *flags: str, limit: int | None = None, prefix: tuple[str, ...] = (), stdout: int | IO = subprocess.PIPE
+    ) -> subprocess.Popen:
         """Start a sweep; `limit` is the largest file in bytes that it may write, `prefix` a command to start it by."""
         (self.place / "tmp").mkdir(parents=True, exist_ok=True)
         own = {"MODELS": "../tiny/roberta", "ADAPTERS": self.adapters, "TASKS": self.tasks, "SEEDS": self.seeds}
@@ -99,7 +102,7 @@ class Grid:
             [*prefix, "bash", str(REPOSITORY / "train_all.sh"), *FLAGS, *self.flags, *flags],
             cwd=self.place,
             env=kept | own,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
@@ -262,6 +265,7 @@ class Killer:
     fates: dict[tuple[int, float], tuple[object, str]] = field(default_factory=dict)
     followers: list[tuple[float, int]] = field(default_factory=list)
     events: dict[str, list[tuple[Path | None, int]]] = field(default_factory=lambda: defaultdict(list))
+    lies: list[str] = field(default_factory=list)  # what sweeps said that wasn't so
     next_blow: float = 0.0  # when something of the sweep itself is hit
 
     def draw_fate(self) -> tuple[object, str]:
@@ -309,11 +313,17 @@ class Killer:
         statuses: Counter[int] = Counter()
         while self.grid.unfinished() or not statuses[0]:
             deadline = time.monotonic() + PATIENCE
-            sweep = self.grid.start()
+            # Not through a pipe, which what a killed sweep leaves running would keep open.
+            said = self.grid.place / "tmp" / "said"
+            said.parent.mkdir(parents=True, exist_ok=True)
+            with open(said, "w") as stdout:
+                sweep = self.grid.start(stdout=stdout)
             while sweep.poll() is None and time.monotonic() < deadline:
                 self.tick(sweep)
                 time.sleep(TICK)
             statuses[sweep.poll()] += 1
+            if sweep.poll() == 0 and self.grid.unfinished() and "left to another sweep" not in said.read_text():
+                self.lies.append(f"exit status 0, but {self.grid.unfinished()} were not finished")
             if time.monotonic() > deadline:
                 raise SystemExit(f"stuck: {self.grid.unfinished()} of {self.grid.place}")
             while not self.grid.unfinished() and processes(self.grid.place):
@@ -351,6 +361,7 @@ def drill(grid: Grid, expected: Grid, kills: int, typical: float, seed: int) -> 
         sum(statuses.values()),
         "exit statuses of the sweeps: " + ", ".join(f"{key} {n}" for key, n in sorted(statuses.items())),
         wrong
+        + killer.lies
         + done_twice(grid)
         + ([f"{killer.left} signals were not sent"] if killer.left else [])
         + ([] if status == 0 and f"0 runs done, {count} skipped" in output else [output]),

@@ -396,17 +396,20 @@ def test_ranges_are_slurm_s():
         (["done\ta\t0", "stopped\tb\t75"], 75),
         (["failed\ta\t1", "stopped\tb\t75"], 1),
         (["other\ta\t--rank 4 (the folder has 8)"], 1),
+        ([], 75),
     ],
 )
 def test_the_summary_counts_and_names_what_is_left(tmp_path, outcomes, status):
     (tmp_path / "outcomes").write_text("".join(line + "\n" for line in outcomes))
+    (tmp_path / "lines").write_text("a\tpython run_glue.py\n")
     done = ask("summary", tmp_path)
     assert done.returncode == status, done.stderr
     counts = [sum(line.startswith(kind) for line in outcomes) for kind in ("done", "finished", "failed")]
     assert done.stdout.splitlines()[0] == (
         f"train_all.sh: {counts[0]} runs done, {counts[1]} skipped because they were finished, {counts[2]} failed"
     )
-    assert len(done.stdout.splitlines()) == 1 + sum(not line.startswith(("done", "finished")) for line in outcomes)
+    named = sum(not line.startswith(("done", "finished")) for line in outcomes) + (not outcomes)
+    assert len(done.stdout.splitlines()) == 1 + named
 
 
 # In run_glue.py

@@ -260,6 +260,9 @@ try:
             pathlib.Path(flags[flags.index("--init_adapter_from") + 1]) / "run.json"
         ).exists():
             sys.exit(3)
+        if (world / "kill").exists():
+            (world / "kill").unlink()
+            os.kill(os.getppid(), signal.SIGKILL)
         together = int(os.environ.get("TOGETHER", 0))
         wait_for(lambda: len((world / "calls").read_text().splitlines()) >= together)
         if (world / "wait").exists():
@@ -283,7 +286,7 @@ def world(tmp_path: Path) -> Path:
     """A folder with an interpreter in place of python: it leaves what a run leaves, or does what files there ask for.
 
     status_TASK: the exit status of the task's runs; wait: run until SIGTERM, then save and exit with 75; late: go on
-    when this is gone.
+    when this is gone; kill: the first run kills the shell around it.
     """
     path = tmp_path / "stand in"
     path.write_text(STAND_IN.replace("PYTHON", sys.executable, 1).replace("REPOSITORY", str(REPOSITORY)))
@@ -379,6 +382,15 @@ def test_a_run_of_other_arguments_is_named_and_neither_skipped_nor_overwritten(w
     assert again.returncode == 0
     assert "1/rte is run again: eval_results.json is missing or not a JSON object" in again.stderr
     assert folders(world)[1:] == ["1/rte"]
+
+
+def test_a_run_whose_end_was_not_seen_is_not_counted_as_finished(world):
+    (world / "kill").touch()
+    done = train_all(**settings(world, JOBS="1"))
+    assert done.returncode == 75
+    assert "3 runs done, 0 skipped because they were finished, 0 failed" in done.stdout
+    assert "1 runs were not started, or their end was not seen: start the sweep again" in done.stdout
+    assert train_all(**settings(world, JOBS="1")).returncode == 0
 
 
 def test_parallel_runs_share_the_machine(world):
