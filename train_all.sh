@@ -35,9 +35,9 @@ set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
 if [ ! -f "$here/run_glue.py" ] && [ -n "${SLURM_JOB_ID:-}" ]; then # sbatch runs a copy in a folder of its own
-    here=${SLURM_SUBMIT_DIR:-.}
-    [ -f "$here/run_glue.py" ] ||
-        here=$(dirname "$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1/p' | head -n 1)")
+    here=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null || true)
+    here=$(sed -n 's|^ *Command=\(.*\)/train_all\.sh.*|\1|p' <<<"$here" | head -n 1)
+    [[ $here == /* ]] || here=${SLURM_SUBMIT_DIR:-.}${here:+/$here} # it stands there as it was given to sbatch
 fi
 prefix=$here/
 [ "$here" != . ] || prefix=
@@ -159,6 +159,7 @@ check_known() { # refuse a row of the recipe with a ?
 }
 
 retries=${RETRIES:-1}
+cores=${SLURM_CPUS_ON_NODE:-$(nproc)} # what Slurm gave may be less than the machine has
 [ -f "$recipe" ] || usage_error "RECIPE: no $recipe; there are $(cd "${prefix:-.}" && echo recipes/*.tsv)"
 known_models=$(known 2) known_adapters=$(known 1) known_tasks=$(known 3)
 wanted_models=${MODELS:-$known_models} wanted_adapters=${ADAPTERS:-$known_adapters} wanted_tasks=${TASKS:-$known_tasks}
@@ -182,14 +183,17 @@ elif [ -n "${STATUS:-}" ]; then
     "$python" "${prefix}parse_results.py" --status "${roots[@]}" "${seed_list[*]}" --tasks "${tasks[*]}"
     exit
 elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+    count=$(wc -l <"$work/grid")
+    ((SLURM_ARRAY_TASK_ID >= 1 && SLURM_ARRAY_TASK_ID <= count)) ||
+        usage_error "--array: the grid has the lines 1 to $count, no $SLURM_ARRAY_TASK_ID"
     sed -i -n "${SLURM_ARRAY_TASK_ID}p" "$work/grid"
 fi
-[ -s "$work/grid" ] || usage_error "the grid has no line ${SLURM_ARRAY_TASK_ID:-at all}"
+[ -s "$work/grid" ] || usage_error "the grid has no line at all"
 touch "$work/begin"
 "$python" "${prefix}run_folder.py" plan "$work"
 
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ] && IFS=$'\t' read -r folder command <"$work/lines"; then
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-$(nproc)}}
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-$cores}}
     echo "line $SLURM_ARRAY_TASK_ID of the grid; its output goes to $folder/run.log"
     rm -rf "$work"
     mkdir -p "$folder" && exec >>"$folder/run.log" 2>&1
@@ -228,7 +232,7 @@ share_the_machine() { # set jobs, gpus and the threads of each run
     local commas=${gpus//[^,]/}
     [ -n "$gpus" ] || [ -n "${JOBS:-}" ] || usage_error "JOBS_PER_GPU: there is no GPU here, set JOBS"
     jobs=${JOBS:-$(((${#commas} + 1) * ${JOBS_PER_GPU:-1}))}
-    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(nproc) > jobs ? $(nproc) / jobs : 1))}
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > jobs ? cores / jobs : 1))}
     bar=() && [ ! -t 2 ] || bar=(--bar)
     mkdir -p "$results"
     [ -s "$results/joblog.tsv" ] ||
@@ -239,7 +243,7 @@ share_the_machine() { # set jobs, gpus and the threads of each run
 
 child='' stopping=''
 trap 'stop 130' INT
-trap 'stop 75' TERM
+trap 'stop 75' TERM USR1
 if [ -z "${JOBS:-}${GPUS:-}${JOBS_PER_GPU:-}" ]; then
     run_in_turn "$work/lines"
 else

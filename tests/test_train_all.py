@@ -27,7 +27,8 @@ RECIPES = sorted((REPOSITORY / "recipes").glob("*.tsv"))
 
 def environment(**variables: str) -> dict[str, str]:
     """This process's environment without what steers a sweep, and with `variables`."""
-    kept = {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("SLURM")}
+    steers = [name for name in os.environ if name in OWN or (name.startswith("SLURM") and name != "SLURM_CONF")]
+    kept = {name: value for name, value in os.environ.items() if name not in steers}
     return kept | variables
 
 
@@ -214,7 +215,8 @@ def test_lora_s_recipe_starts_three_tasks_from_the_same_seed_s_mnli_run():
         ({"JOBS_PER_GPU": "0"}, "JOBS_PER_GPU: 0 is not a number of runs"),
         ({"GPUS": "0 1"}, "GPUS: 0 1 is not a list like 0,1,2"),
         ({"RETRIES": "-1"}, "RETRIES: -1 is not a whole number"),
-        ({"MODELS": "FacebookAI/roberta-base", "SLURM_ARRAY_TASK_ID": "91"}, "the grid has no line 91"),
+        ({"MODELS": "FacebookAI/roberta-base", "SLURM_ARRAY_TASK_ID": "91"}, "the grid has the lines 1 to 90, no 91"),
+        ({"SLURM_ARRAY_TASK_ID": "0"}, "--array: the grid has the lines 1 to 180, no 0"),
     ],
 )
 def test_bad_settings_are_one_line(variables, message):
@@ -566,19 +568,109 @@ def test_a_slurm_task_of_other_arguments_fails(world):
     assert len(calls(world)) == 1
 
 
-@pytest.mark.parametrize("found_by", ["SLURM_SUBMIT_DIR", "scontrol"])
-def test_slurm_s_copy_of_the_script_finds_the_repository(world, found_by):
+@pytest.mark.parametrize(
+    "shown", ["{}/train_all.sh a b", "../my code/train_all.sh a b", "train_all.sh", "(null)", None]
+)
+def test_slurm_s_copy_of_the_script_finds_the_repository(world, shown):
+    """By what scontrol shows as the script, as it was given to sbatch; without that, in the folder of submission."""
     copy = world / "spool" / "slurm_script"
     copy.parent.mkdir()
     shutil.copy(REPOSITORY / "train_all.sh", copy)
-    variables = {"SLURM_SUBMIT_DIR": str(REPOSITORY)}
-    if found_by == "scontrol":
-        (world / "scontrol").write_text(
-            f"#!/bin/sh\necho 'JobId=9'\necho '   Command={REPOSITORY}/train_all.sh a b'\n"
-        )
-        (world / "scontrol").chmod(0o755)
-        variables = {"SLURM_SUBMIT_DIR": str(world), "PATH": f"{world}:{os.environ['PATH']}"}
-    task = slurm(world, 1, copy, **variables)
+    (world / "my code").symlink_to(REPOSITORY)
+    answer = f"echo 'JobId=9'\necho '   Command={shown.format(REPOSITORY)}'" if shown else "exit 1"
+    (world / "scontrol").write_text(f"#!/bin/sh\n{answer}\n")
+    (world / "scontrol").chmod(0o755)
+    by_path = shown is not None and "/" in shown
+    variables = {"SLURM_SUBMIT_DIR": str(world / "spool" if by_path else REPOSITORY)}
+    task = slurm(world, 1, copy, PATH=f"{world}:{os.environ['PATH']}", **variables)
     output, _ = task.communicate()
     assert task.returncode == 0, output
     assert folders(world) == ["1/mrpc"]
+
+
+def test_slurm_s_copy_takes_the_script_that_was_named_not_one_in_the_folder_of_submission(world):
+    other = world / "other"
+    (other / "recipes").mkdir(parents=True)
+    for name in ("run_glue.py", "one_run.sh", "recipes/randlora.tsv"):
+        (other / name).write_text("")
+    copy = world / "slurm_script"
+    shutil.copy(REPOSITORY / "train_all.sh", copy)
+    (world / "scontrol").write_text(f"#!/bin/sh\necho '   Command={REPOSITORY}/train_all.sh'\n")
+    (world / "scontrol").chmod(0o755)
+    task = slurm(world, 1, copy, SLURM_SUBMIT_DIR=str(other), PATH=f"{world}:{os.environ['PATH']}")
+    output, _ = task.communicate()
+    assert task.returncode == 0, output
+    assert folders(world) == ["1/mrpc"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_sweep_inside_one_slurm_job_stops_on_its_warning(world, number):
+    (world / "wait").touch()
+    sweep = start(world, SLURM_JOB_ID="9")
+    wait_for_calls(world, 1)
+    sweep.send_signal(number)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 75, output
+    assert len(calls(world)) == 1 and (world / "results/lora4/1/mrpc/saved").exists()
+
+
+def test_threads_are_of_the_cores_that_slurm_gave(world):
+    done = train_all(**settings(world, JOBS="2", SEEDS="1", SLURM_JOB_ID="9", SLURM_CPUS_ON_NODE="10"))
+    assert done.returncode == 0, done.stdout
+    assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {"5"}
+    shutil.rmtree(world / "results")
+    done = train_all(**settings(world, SLURM_ARRAY_TASK_ID="1", SLURM_CPUS_ON_NODE="6"))
+    assert done.returncode == 0, done.stderr
+    assert calls(world)[-1]["OMP_NUM_THREADS"] == "6"
+
+
+# Slurm itself, where there is one
+
+
+def has_slurm() -> bool:
+    """Whether jobs can be submitted here: sbatch is installed and the controller answers."""
+    if not (shutil.which("sbatch") and shutil.which("sinfo")):
+        return False
+    try:
+        done = subprocess.run(["sinfo", "--noheader", "--states=idle,mixed"], capture_output=True, timeout=2)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and bool(done.stdout.strip())
+
+
+@pytest.mark.skipif(not has_slurm(), reason="no Slurm answers here; the tests above set its variables instead")
+def test_a_real_slurm_runs_requeues_and_finishes_what_is_missing(world):
+    (world / "stand-in").symlink_to(
+        world / "stand in"
+    )  # proctrack/linuxproc finds no process with a space in its name
+    variables = settings(world, PYTHON=str(world / "stand-in"))
+
+    def answer(*command: str) -> str:
+        """What a command of Slurm prints."""
+        done = subprocess.run(
+            command, cwd=world, env=environment(**variables), capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    submit = ["sbatch", "--parsable", "--ntasks=1", f"--output={world}/slurm-%A_%a.out"]
+    script = str(REPOSITORY / "train_all.sh")
+    (world / "wait").touch()
+    job = answer(*submit, "--requeue", "--array=3", script)
+    try:
+        wait_for_calls(world, 1)
+        answer("scontrol", "requeue", f"{job}_3")  # as a preemption: SIGTERM, and the task is queued again
+        for _ in range(3000):
+            if (world / "results/lora4/2/mrpc/saved").exists():
+                break
+            time.sleep(0.01)
+        assert (world / "results/lora4/2/mrpc/saved").exists()
+        (world / "wait").unlink()
+        wanted = train_all(**settings(world, MISSING="1")).stdout.strip()
+        assert wanted == "1-4"
+        answer(*submit, "--wait", f"--array={wanted}", script)  # its exit status is the tasks' highest
+        assert len([*(world / "results").glob("lora4/*/*/run.json")]) == 4
+        assert folders(world).count("2/mrpc") == 2
+        assert train_all(**settings(world, MISSING="1")).stdout.strip() == ""
+    finally:
+        subprocess.run(["scancel", job], check=False)
