@@ -382,22 +382,25 @@ def halve(path: Path) -> None:
 
 
 def stop_with_checkpoints(grid: Grid) -> list[str]:
-    """Stop a sweep by SIGTERM once each of its two runs has a whole checkpoint; return what is wrong."""
+    """Stop each run of a sweep by SIGTERM once it has a whole checkpoint; return what is wrong."""
     sweep = grid.start()
-    deadline = time.monotonic() + PATIENCE
-    while not all(run_folder.last_whole_checkpoint(folder)[0] for folder in grid.folders()):
-        if sweep.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"no checkpoint to be truncated: {sweep.communicate()[0]}")
+    asked: set[Path | None] = {None}
+    while sweep.poll() is None:
+        for run in processes(grid.place):
+            if run.folder not in asked and run_folder.last_whole_checkpoint(run.folder)[0]:
+                send(run.pid, signal.SIGTERM, grid.place)
+                asked.add(run.folder)
         time.sleep(TICK)
-    sweep.send_signal(signal.SIGTERM)
-    output, _ = sweep.communicate(timeout=PATIENCE)
+    output, _ = sweep.communicate()
+    if not all(run_folder.last_whole_checkpoint(folder)[0] for folder in grid.folders()):
+        raise SystemExit(f"no checkpoint to be truncated: {output}")
     return [] if sweep.returncode == 75 else [f"exit status {sweep.returncode}: {output}"]
 
 
 def plant(grid: Grid, undisturbed: Grid) -> Iterator[tuple]:
     """Four faults in the four runs of one sweep, which has to deal with each by itself."""
     stopped = grid.at(grid.place.name, seeds=grid.seeds.split()[0])
-    yield "SIGTERM to train_all.sh with two runs under way", 1, "exit status 75", stop_with_checkpoints(stopped)
+    yield "SIGTERM to a run with a checkpoint", 2, "exit status 75, of the sweep too", stop_with_checkpoints(stopped)
     alone, newer, empty, closed = grid.folders()
     halve(run_folder.checkpoints(alone)[0] / "adapter_model.safetensors")
     older = run_folder.checkpoints(newer)[0]
