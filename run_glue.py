@@ -59,6 +59,7 @@ import torch
 import transformers
 from datasets import DatasetDict
 from peft import PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -452,12 +453,15 @@ def load_model(
             ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
             **hub_arguments(model_args),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
     base_sha256 = hash_tensors(model.base_model.state_dict())
     if adapter_args.adapter_path is not None:
-        model = PeftModel.from_pretrained(model, adapter_args.adapter_path)
+        try:
+            model = PeftModel.from_pretrained(model, adapter_args.adapter_path)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise UsageError(f"--adapter_path {adapter_args.adapter_path}: {first_line(error)}") from error
     elif adapter_config is not None:
         try:
             model = get_peft_model(model, adapter_config)
@@ -475,7 +479,7 @@ def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
         raise UsageError(f"--init_adapter_from {folder}: was trained on another model, {record['base_model']['name']}")
     try:
         weights = peft.load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
     head = tuple(f"base_model.model.{name}." for name in head_modules(model.get_base_model()))
     wanted = peft.get_peft_model_state_dict(model)

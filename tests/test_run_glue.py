@@ -16,8 +16,14 @@ import peft
 import pytest
 import torch
 from conftest import arguments, read
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, RobertaConfig
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EvalPrediction,
+    RobertaConfig,
+)
 
 import run_folder
 import run_glue
@@ -279,6 +285,15 @@ def test_a_start_that_does_not_fit_is_refused_by_name(run, tiny):
     ):
         with pytest.raises(UsageError, match=message):
             run("rte", task_name="rte", init_adapter_from=saved, **flags)
+    weights = saved_weights(saved)
+    lost = next(name for name in weights if "vera_lambda_b" in name)
+    save_file({name: t for name, t in weights.items() if name != lost}, saved / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match="its weights are not those of this model's adapter"):
+        run("rte", task_name="rte", init_adapter_from=saved, adapter_name="vera", rank=16)
+    (saved / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="--init_adapter_from .*mnli: "):
+        run("rte", task_name="rte", init_adapter_from=saved, adapter_name="vera", rank=16)
+    save_file(weights, saved / "adapter_model.safetensors")
     (saved / "random_bases.json").write_text(json.dumps({"sha256": "0", "projection_prng_key": 8}))
     with pytest.raises(UsageError, match="draws other random bases from key 8"):
         run("rte", task_name="rte", init_adapter_from=saved, adapter_name="vera", rank=16)
@@ -342,6 +357,15 @@ def test_resume_takes_the_last_whole_checkpoint(run, caplog):
     assert sum("is truncated" in message for message in caplog.messages) == 2
     assert any("Resuming from" in message and "checkpoint-4" in message for message in caplog.messages)
     assert equal(reference, saved_weights(resumed))
+
+
+def test_a_named_checkpoint_is_resumed_from(run):
+    flags = {"num_train_epochs": 3, "save_total_limit": 3}
+    whole = run("whole", **flags)
+    named = run_folder.checkpoints(whole)[1]
+    other = run("other", resume_from_checkpoint=named, **flags)
+    assert equal(saved_weights(whole), saved_weights(other))
+    assert read(other / "run.json")["scores"]["last"] == read(whole / "run.json")["scores"]["last"]
 
 
 def test_resume_with_nothing_whole_starts_afresh(run, caplog):
@@ -831,6 +855,27 @@ def test_any_other_peft_method_from_its_config_file(run, tiny, tmp_path, content
         ({"dataset_path": "nowhere"}, "--dataset_path nowhere: no folder mrpc in it"),
         ({"task_name": "wnli"}, "--dataset_path .*: no folder wnli in it; tasks there: cola, mnli, mrpc"),
         ({"adapter_path": "nowhere", "do_train": None, "adapter_name": None, "rank": None}, "--adapter_path nowhere"),
+        ({"adapter_path": "nowhere", "adapter_name": None, "rank": None}, "--adapter_path .*excludes --do_train"),
+        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0: must be at least 1"),
+        ({"classifier_learning_rate": 0}, "--classifier_learning_rate 0.0: must be above 0"),
+        ({"selection_fraction": 1}, "--selection_fraction 1.0: must be above 0 and below 1"),
+        ({"selection_fraction": 0.001}, "--selection_fraction 0.001: 64 training rows can't be split so"),
+        ({"selection_fraction": 0.1, "do_train": None}, "--selection_fraction has no effect without --do_train"),
+        ({"selection_fraction": 0.1, "metric_for_best_model": "loss"}, "drop --metric_for_best_model"),
+        ({"load_best_model_at_end": True, "save_strategy": "no", "eval_strategy": "epoch"}, "load_best_model_at_end"),
+        ({"task_name": None, "dataset_name": "own/data"}, "--dataset_path is a local copy of GLUE"),
+        ({"validation_file": "x.csv"}, "--validation_file goes with --train_file, not with --task_name"),
+        (
+            {"task_name": None, "dataset_path": None, "train_file": "nowhere.csv", "validation_file": "nowhere.csv"},
+            "--train_file nowhere.csv: no such file",
+        ),
+        (
+            {"adapter_name": "randlora", "randlora_sparse": True, "randlora_very_sparse": True},
+            "--randlora_sparse and --randlora_very_sparse contradict",
+        ),
+        ({"adapter_name": "none", "rank": None, "save_merged": "x"}, "--save_merged has no effect with"),
+        ({"tokenizer_name": "no/such_tokenizer"}, "--tokenizer_name no/such_tokenizer"),
+        ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint nowhere: not a whole checkpoint"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -885,6 +930,8 @@ def test_missing_column_and_unreadable_parquet_name_the_folder(tiny, tmp_path):
         ("{", "not a readable file"),
         ('{"r": 4}', "peft_type is None; allowed"),
         ('{"peft_type": "LORA", "ranc": 4}', "LORA has no setting ranc"),
+        ('{"peft_type": "LORA", "target_modules": ["wrong"]}', "No modules were targeted"),
+        ('{"peft_type": "ADALORA", "r": 4}', "AdaLoRA does not work when `total_step` is None"),
     ],
 )
 def test_bad_adapter_config_files(tiny, tmp_path, content, message):
@@ -892,6 +939,66 @@ def test_bad_adapter_config_files(tiny, tmp_path, content, message):
     flags = {"adapter_name": None, "rank": None, "adapter_config": tmp_path / "adapter.json"}
     with pytest.raises(UsageError, match=f"--adapter_config .*{message}"):
         run_glue.main(arguments(tiny, tmp_path / "out", **flags))
+
+
+def test_what_can_t_be_merged_is_refused(tiny, tmp_path):
+    (tmp_path / "adapter.json").write_text('{"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}')
+    flags = {"adapter_name": None, "rank": None, "adapter_config": tmp_path / "adapter.json"}
+    with pytest.raises(UsageError, match="--save_merged: PROMPT_TUNING has no weights to merge"):
+        run_glue.main(arguments(tiny, tmp_path / "out", save_merged=tmp_path / "merged", **flags))
+    with pytest.raises(UsageError, match="--save_merged: needs a folder of its own"):
+        run_glue.main(arguments(tiny, tmp_path / "out", save_merged=tmp_path / "out"))
+
+
+def test_paper_scaling_needs_one_number_of_bases():
+    assert run_glue.number_of_bases([48, 48], 5) == 10
+    with pytest.raises(UsageError, match=r"--paper_scaling: the adapted layers have \[10, 20\] bases"):
+        run_glue.number_of_bases([48, 96], 5)
+
+
+def test_broken_weights_are_one_line(run, tiny, tmp_path):
+    saved = run("saved")
+    (saved / "adapter_model.safetensors").write_bytes(b"")
+    flags = {"do_train": None, "adapter_name": None, "rank": None}
+    with pytest.raises(UsageError, match="--adapter_path .*saved: "):
+        run("again", adapter_path=saved, **flags)
+    shutil.copytree(tiny / "roberta", tmp_path / "roberta")
+    weights = tmp_path / "roberta" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UsageError, match="--model_name_or_path .*roberta: "):
+        run_glue.main(arguments(tiny, tmp_path / "out", model_name_or_path=tmp_path / "roberta"))
+
+
+def test_outputs_that_are_no_numbers_are_a_divergence():
+    task = run_glue.Task("own", None, ("text", None), ("no", "yes"), is_regression=False)
+    compute_metrics = run_glue.make_compute_metrics(task)
+    logits = np.array([[0.0, 1.0], [2.0, 1.0]])
+    metrics = compute_metrics(EvalPrediction(predictions=logits, label_ids=np.array([1, 1])))
+    assert metrics == {"accuracy": 0.5, "majority_share": 1.0, "predicted_classes": 2}
+    with pytest.raises(run_glue.DivergedError, match="outputs are not finite"):
+        compute_metrics(EvalPrediction(predictions=logits * np.nan, label_ids=np.array([1, 1])))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "line"),
+    [
+        (None, 0, ""),
+        (UsageError("--rank 0: must be at least 1"), 2, "run_glue.py: error: --rank 0: must be at least 1\n"),
+        (run_glue.DivergedError("the loss is nan"), 1, "run_glue.py: error: diverged: the loss is nan; try a lower "),
+        (run_glue.StoppedBySignal("stopped by SIGTERM"), 75, "run_glue.py: stopped by SIGTERM\n"),
+        (KeyboardInterrupt(), 130, "run_glue.py: interrupted: start it again with --resume\n"),
+    ],
+)
+def test_every_end_has_its_exit_status_and_line(monkeypatch, capsys, outcome, status, line):
+    def main() -> int:
+        if outcome is not None:
+            raise outcome
+        return 0
+
+    monkeypatch.setattr(run_glue, "main", main)
+    assert run_glue.run_as_script() == status
+    errors = capsys.readouterr().err
+    assert errors.startswith(line) and errors.count("\n") == bool(line)
 
 
 def test_an_architecture_without_the_target_layers_gets_its_linear_layers_named(tiny, tmp_path):
