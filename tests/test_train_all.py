@@ -480,6 +480,19 @@ def test_a_signal_lets_the_runs_save_and_starts_no_other(world, jobs, number, st
     assert len([*(world / "results").glob("lora4/*/*/run.json")]) == 4
 
 
+def test_a_signal_to_gnu_parallel_itself_is_not_taken_for_the_end(world):
+    (world / "wait").touch()
+    sweep = start(world, JOBS="2")
+    wait_for_calls(world, 2)
+    (child,) = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGTERM)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1, output
+    assert "GNU parallel failed, or somebody stopped it" in output
+    assert output.count("stopped, to be resumed by the next sweep") == 2
+    assert "2 runs were not started" in output
+
+
 @ENGINES
 def test_two_sweeps_share_the_work(world, jobs):
     sweeps = [start(world, SEEDS="1 2 3 4", **jobs) for _ in range(2)]
