@@ -241,7 +241,7 @@ share_the_machine() { # set jobs, gpus and the threads of each run
     [ -s "$results/joblog.tsv" ] ||
         printf 'Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n' >"$results/joblog.tsv"
     export work retries gpus
-    export -f held stop await run_one
+    export -f held elsewhere stop await run_one
 }
 
 child='' stopping=''
