@@ -6,6 +6,10 @@ held() { # FOLDER: is a run working in it?
     (exec 9<"$1/run.lock" && ! flock -s -n 9) 2>/dev/null
 }
 
+elsewhere() { # FOLDER: does another sweep work in it, or has it finished it since this one looked?
+    [ "$1/run.json" -nt "$work/begin" ] || held "$1"
+}
+
 stop() { # on a signal: the run saves a checkpoint and ends, and no other starts
     stopping=$1 signalled=1
     [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true
@@ -26,7 +30,7 @@ run_one() { # FOLDER COMMAND [SLOT]: one run; its log is in its folder, its outc
     child='' stopping=${stopping:-} status=75
     trap 'stop 130' INT
     trap 'stop 75' TERM
-    if [ "$folder/run.json" -nt "$work/begin" ] || held "$folder"; then
+    if elsewhere "$folder"; then
         printf 'elsewhere\t%s\t\n' "$folder" >>"$work/outcomes"
         return 0
     fi
@@ -56,7 +60,7 @@ run_one() { # FOLDER COMMAND [SLOT]: one run; its log is in its folder, its outc
     case $status in
     0) outcome='done' ;;
     75 | 130 | 143) outcome=stopped ;;
-    2) if held "$folder"; then outcome=elsewhere; else outcome=failed; fi ;;
+    2) if elsewhere "$folder"; then outcome=elsewhere; else outcome=failed; fi ;;
     *) outcome=failed ;;
     esac
     printf '%s\t%s\t%s\n' "$outcome" "$folder" "$status" >>"$work/outcomes"

@@ -214,7 +214,10 @@ run_parallel() { # LINES: hand them to GNU parallel
         "${bar[@]}" --joblog "+$results/joblog.tsv" run_one "{1}" "{2}" "{%}" <"$1" &
     child=$!
     await
-    [ "$status" -ne 255 ] || [ -n "$stopping" ] || usage_error "GNU parallel itself failed"
+    if [ "$status" -eq 255 ] && [ -z "$stopping" ]; then
+        echo "train_all.sh: GNU parallel failed, or somebody stopped it" >&2
+        stopping=1
+    fi
 }
 
 visible_gpus() { # as in 0,1
@@ -238,7 +241,7 @@ share_the_machine() { # set jobs, gpus and the threads of each run
     [ -s "$results/joblog.tsv" ] ||
         printf 'Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n' >"$results/joblog.tsv"
     export work retries gpus
-    export -f held stop await run_one
+    export -f held elsewhere stop await run_one
 }
 
 child='' stopping=''

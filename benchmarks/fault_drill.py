@@ -314,7 +314,7 @@ class Killer:
         while self.grid.unfinished() or not statuses[0]:
             deadline = time.monotonic() + PATIENCE
             # Not through a pipe, which what a killed sweep leaves running would keep open.
-            said = self.grid.place / "tmp" / "said"
+            said = self.grid.place / "tmp" / f"said_{statuses.total()}"
             said.parent.mkdir(parents=True, exist_ok=True)
             with open(said, "w") as stdout:
                 sweep = self.grid.start(stdout=stdout)
@@ -339,6 +339,7 @@ def what_followed(folder: Path | None, position: int) -> list[str]:
     ended = re.search(r"^== (?:ended with exit status (\d+)|20)", log, re.M)
     said = f"exit status {ended[1]}" if ended and ended[1] else "its shell was gone"
     names = {"Resuming from": "resumed", "starting afresh": "started afresh", "a finished run": "had finished"}
+    names |= {"resuming from the start": "started afresh"}
     went_on = re.search("|".join(names), log[ended.end() :]) if ended else None
     return [said, names[went_on[0]] if went_on else "no further start"]
 
@@ -350,7 +351,7 @@ def drill(grid: Grid, expected: Grid, kills: int, typical: float, seed: int) -> 
     wrong = differences(grid.results, expected.results)
     for event, hits in sorted(killer.events.items()):
         counts = Counter(word for hit in hits for word in what_followed(*hit))
-        happened = ", ".join(f"{word} {count}" for word, count in counts.most_common())
+        happened = ", ".join(f"{count} {word}" for word, count in counts.most_common())
         hit_folders = {str(folder.relative_to(grid.results)) for folder, _ in hits if folder}
         spoilt = [line for line in wrong if any(line.startswith(name) for name in hit_folders)]
         yield event, len(hits), happened or "the sweep was started again", spoilt
@@ -359,7 +360,10 @@ def drill(grid: Grid, expected: Grid, kills: int, typical: float, seed: int) -> 
     yield (
         f"the {count} runs of {grid.place.name} after {kills - killer.left} signals",
         sum(statuses.values()),
-        "exit statuses of the sweeps: " + ", ".join(f"{key} {n}" for key, n in sorted(statuses.items())),
+        "sweeps: "
+        + ", ".join(
+            f"{n} {'killed' if key < 0 else f'with exit status {key}'}" for key, n in sorted(statuses.items())
+        ),
         wrong
         + killer.lies
         + done_twice(grid)

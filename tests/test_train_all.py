@@ -279,7 +279,9 @@ try:
         run_folder.write_json(folder / "command.json", {"command": flags})
         run_folder.write_json(folder / "run.json", {"command": flags, "arguments": {}})
 except run_folder.UsageError as error:
-    sys.exit(print(f"run_glue.py: error: {error}", file=sys.stderr) or 2)
+    print(f"run_glue.py: error: {error}", file=sys.stderr, flush=True)
+    wait_for(lambda: not (world / "slow").exists())
+    sys.exit(2)
 """
 
 
@@ -288,7 +290,7 @@ def world(tmp_path: Path) -> Path:
     """A folder with an interpreter in place of python: it leaves what a run leaves, or does what files there ask for.
 
     status_TASK: the exit status of the task's runs; wait: run until SIGTERM, then save and exit with 75; late: go on
-    when this is gone; kill: the first run kills the shell around it.
+    when this is gone; slow: end a refused run when this is gone; kill: the first run kills the shell around it.
     """
     path = tmp_path / "stand in"
     path.write_text(STAND_IN.replace("PYTHON", sys.executable, 1).replace("REPOSITORY", str(REPOSITORY)))
@@ -480,6 +482,19 @@ def test_a_signal_lets_the_runs_save_and_starts_no_other(world, jobs, number, st
     assert len([*(world / "results").glob("lora4/*/*/run.json")]) == 4
 
 
+def test_a_signal_to_gnu_parallel_itself_is_not_taken_for_the_end(world):
+    (world / "wait").touch()
+    sweep = start(world, JOBS="2")
+    wait_for_calls(world, 2)
+    (child,) = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGTERM)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 1, output
+    assert "GNU parallel failed, or somebody stopped it" in output
+    assert output.count("stopped, to be resumed by the next sweep") == 2
+    assert "2 runs were not started" in output
+
+
 @ENGINES
 def test_two_sweeps_share_the_work(world, jobs):
     sweeps = [start(world, SEEDS="1 2 3 4", **jobs) for _ in range(2)]
@@ -504,6 +519,24 @@ def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(world):
     assert (world / "starts").read_text().splitlines() == [f"{world}/results/lora4/1/mrpc"]
     for task in ("mrpc", "rte"):
         assert f"left to another sweep: {world}/results/lora4/1/{task}" in output
+
+
+def test_a_refused_run_is_no_failure_if_the_other_finishes_before_it_has_ended(world):
+    folder = world / "results/lora4/1/mrpc"
+    for name in ("late", "slow"):
+        (world / name).touch()
+    sweep = start(world, SEEDS="1", TASKS="mrpc")
+    while not (world / "starts").exists():
+        time.sleep(0.01)
+    with run_folder.lock(folder):
+        (world / "late").unlink()
+        while run_folder.IN_USE not in (folder / "run.log").read_text():
+            time.sleep(0.01)
+        run_folder.write_json(folder / "run.json", {})
+    (world / "slow").unlink()
+    output, _ = sweep.communicate()
+    assert sweep.returncode == 0, output
+    assert f"left to another sweep: {folder}" in output
 
 
 def test_a_folder_that_can_t_be_written_is_one_failed_run(world):
