@@ -7,7 +7,7 @@
 Models and data are random, made on the spot (tests/make_tiny.py). Wants Linux (/proc), GNU parallel and one thread a
 run. A sweep under JOBS=2 is run undisturbed, then another over the same grid while a killer sends SIGKILL, SIGTERM, or
 SIGTERM and soon after SIGKILL, to its runs, to the shells around them, to GNU parallel and to train_all.sh itself, and
-starts the sweep again whenever it has ended, until everything is finished. A third of the moments are drawn uniformly
+starts the sweep again whenever it has ended, until everything is finished. A sixth of the moments are drawn uniformly
 from a run's typical duration, most of which is imports for runs as short as these; the others a little after a run was
 seen to begin loading, training, saving, evaluating, or what follows its training. The draws follow --seed; where in a
 run a moment falls depends on the machine, too.
@@ -270,7 +270,7 @@ class Killer:
 
     def draw_fate(self) -> tuple[object, str]:
         """When a run is hit (its age in seconds, or after the beginning of a phase) and by what."""
-        aim = self.rng.choice([*DELAYS, *[self.rng.uniform(0, self.typical)] * 3])
+        aim = self.rng.choice([*DELAYS, self.rng.uniform(0, self.typical)])
         return aim, self.rng.choice(["SIGKILL", "SIGTERM", "SIGTERM, then SIGKILL"])
 
     def tick(self, sweep: subprocess.Popen | None) -> None:
