@@ -17,7 +17,7 @@ from datasets import DatasetDict, load_dataset
 from sklearn.model_selection import train_test_split
 
 from glue_arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
-from run_folder import UsageError, first_line
+from run_folder import TASK_METRICS, UsageError, first_line
 
 logger = logging.getLogger("run_glue")
 
@@ -40,8 +40,7 @@ class Task:
     @property
     def main_metric(self) -> str:
         """The metric that stands for the task, and picks an epoch."""
-        default = "mse" if self.is_regression else "accuracy"
-        return {"cola": "matthews_correlation", "stsb": "combined_score"}.get(self.metric, default)
+        return TASK_METRICS.get(self.metric, "mse" if self.is_regression else "accuracy")
 
     @property
     def greater_is_better(self) -> bool:

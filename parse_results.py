@@ -54,13 +54,21 @@ from typing import Any
 
 from comparison import best_cells, compare_rows, verdict
 from published_scores import published_cells, published_notes, published_of_all, published_records
-from run_folder import COMMAND_FILE, FAILURE_FILE, checkpoints, is_running, last_words, log_lines, was_stopped
+from run_folder import (
+    COMMAND_FILE,
+    FAILURE_FILE,
+    TASK_METRICS,
+    checkpoints,
+    is_running,
+    last_words,
+    log_lines,
+    was_stopped,
+)
 from seed_scores import (
     EPOCHS,
     METRICS,
     MISSING,
     PAPER_TASKS,
-    TASK_METRICS,
     Results,
     ResultsError,
     Row,

@@ -17,20 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from run_folder import FAILURE_FILE, RECORD_FILE, failure
+from run_folder import FAILURE_FILE, RECORD_FILE, TASK_METRICS, failure, result_keys
 
-# What is reported of each task. The first six, in this order, are the columns of the RandLoRA paper's GLUE table.
-TASK_METRICS = {
-    "sst2": "accuracy",
-    "mrpc": "accuracy",
-    "cola": "matthews_correlation",
-    "qnli": "accuracy",
-    "rte": "accuracy",
-    "stsb": "combined_score",
-    "mnli": "accuracy",
-    "qqp": "accuracy",
-    "wnli": "accuracy",
-}
 PAPER_TASKS = list(TASK_METRICS)[:6]
 METRICS = {
     "accuracy": "accuracy",
@@ -292,8 +280,7 @@ def read_run(folder: Path, task: str, metric: str, epoch: str) -> Run:
                 folder / FAILURE_FILE, reason if reason.startswith("diverged") else f"failed: {reason}"
             )
         run.metrics, run.source = read_metrics(folder, run.record, epoch)
-        keys = [f"eval_{metric}", f"eval_{metric}_mm"] if task == "mnli" else [f"eval_{metric}"]
-        run.parts = tuple(take_score(run.source, run.metrics, key, metric) for key in keys)
+        run.parts = tuple(take_score(run.source, run.metrics, key, metric) for key in result_keys(task, metric))
         run.score = statistics.fmean(run.parts)
     except UnusableFileError as error:
         run.fault = error

@@ -3,19 +3,25 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_train_all import train_all
 
+import make_submission
 import parse_results
 import plot_results
+import plot_spectrum
 import run_glue
 
 REPOSITORY = Path(run_glue.__file__).parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+TABLES = ("parse_results.py", "plot_results.py", "plot_spectrum.py", "make_submission.py", "benchmarks/")
 
 
 def of_kind(fragment: str) -> list[str]:
@@ -73,6 +79,24 @@ def test_plots_parse(command):
     assert plot_results.parse_arguments(shlex.split(command)[2:]).out.suffix == ".png"
 
 
+@pytest.mark.parametrize("command", of_kind("python make_submission.py"))
+def test_submissions_parse(command):
+    assert make_submission.parse_arguments(shlex.split(command)[2:]).out.suffix == ".zip"
+
+
+@pytest.mark.parametrize("command", of_kind("python plot_spectrum.py"))
+def test_spectra_parse(command):
+    args = plot_spectrum.parse_arguments(shlex.split(command)[2:])
+    assert args.run_folders and args.out.suffix == ".png"
+
+
+@pytest.mark.parametrize("command", of_kind("python benchmarks/plot_benchmarks.py"))
+def test_the_benchmarks_figure_is_drawn_from_committed_numbers(command, tmp_path):
+    *files, _ = shlex.split(command)[1:]
+    done = subprocess.run([sys.executable, *files, tmp_path / "speed.png"], cwd=REPOSITORY, capture_output=True)
+    assert done.returncode == 0 and (tmp_path / "speed.png").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("command", of_kind("make "))
 def test_make_knows_its_targets(command):
     done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=REPOSITORY, capture_output=True, text=True)
@@ -80,7 +104,8 @@ def test_make_knows_its_targets(command):
 
 
 def test_no_command_is_left_out():
-    kinds = (" run_glue.py ", "train_all.sh", "python parse_results.py", "python plot_results.py", "make ", "conda ")
+    kinds = (" run_glue.py ", "train_all.sh", "make ", "conda ")
+    kinds += tuple(f"python {name}" for name in TABLES)
     assert [command for command in COMMANDS if not any(kind in command for kind in kinds)] == []
 
 
