@@ -117,7 +117,7 @@ class Grid:
 
     def unfinished(self) -> list[Path]:
         """The folders without a result."""
-        return [folder for folder in self.folders() if not run_folder.is_finished(folder)]
+        return [folder for folder in self.folders() if run_folder.read_json(folder / run_folder.RECORD_FILE) is None]
 
 
 # The comparison
