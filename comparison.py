@@ -7,7 +7,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seed_scores import Results, Row
 
@@ -27,17 +27,22 @@ class Comparison:
     p: float | None  # paired t-test, two-sided
     permutation_p: float | None
     smallest_p: float | None  # the smallest permutation p that n seeds can reach
+    holm_p: float | None = None  # both p-values corrected over the tasks; those of avg stand alone
+    holm_permutation_p: float | None = None
 
 
-def compare_rows(first: Row, second: Row, results: Results) -> list[tuple[str, Comparison, float | None]]:
-    """Compare two rows: task, comparison and p, corrected over the tasks after Holm (that of avg stands alone)."""
+def compare_rows(first: Row, second: Row, results: Results) -> dict[str, Comparison]:
+    """Compare two rows in each task that both have, and last in avg; p-values are corrected over the tasks."""
     ours, theirs = columns_of(first, results), columns_of(second, results)
-    found = {column: compare(ours[column], theirs[column]) for column in ours}
-    overall = found.pop("avg")
-    tasks = [(task, comparison) for task, comparison in found.items() if comparison is not None]
-    adjusted = holm([comparison.p for _, comparison in tasks])
-    rows = [(task, comparison, p) for (task, comparison), p in zip(tasks, adjusted, strict=True)]
-    return rows + ([("avg", overall, overall.p)] if overall else [])
+    compared = {column: compare(ours[column], theirs[column]) for column in ours}
+    found = {column: comparison for column, comparison in compared.items() if comparison is not None}
+    tasks = [column for column in found if column != "avg"]
+    for family in (tasks, ["avg"] if "avg" in found else []):
+        holm_ps = holm([found[column].p for column in family])
+        holm_permutation_ps = holm([found[column].permutation_p for column in family])
+        for column, p, permutation_p in zip(family, holm_ps, holm_permutation_ps, strict=True):
+            found[column] = replace(found[column], holm_p=p, holm_permutation_p=permutation_p)
+    return found
 
 
 def columns_of(row: Row, results: Results) -> dict[str, dict[int, float]]:
@@ -45,12 +50,13 @@ def columns_of(row: Row, results: Results) -> dict[str, dict[int, float]]:
     return {task: row.scores(task) for task in results.tasks} | {"avg": row.seed_averages(results.averaged_tasks)}
 
 
-def verdict(comparison: Comparison, p: float | None, first: str, second: str) -> str:
-    """Say which row is better, or that none was shown to be."""
-    if p is None or p >= SIGNIFICANCE:
+def verdict(comparison: Comparison, first: str, second: str) -> str:
+    """Say which row is better by the corrected p-values, or that none was shown to be."""
+    if comparison.holm_p is None or comparison.holm_p >= SIGNIFICANCE:
         return "no difference shown"
     better = f"{second if comparison.difference > 0 else first} is better"
-    confirmed = comparison.permutation_p is not None and comparison.permutation_p < SIGNIFICANCE
+    permutation_p = comparison.holm_permutation_p
+    confirmed = permutation_p is not None and permutation_p < SIGNIFICANCE
     return better if confirmed else f"{better}, by the t-test alone"
 
 
@@ -70,7 +76,7 @@ def best_cells(results: Results, centre: Callable[[list[float]], float]) -> set[
         for other in values:
             found = compare(columns[other][name], columns[best][name]) if other != best else None
             if found is not None:
-                p = found.p if found.difference > 0 else None
+                p = found.p if found.difference > 0 else 1.0  # best by the median, and not by the mean
                 families[name == "avg"].append((best, index, other == runner_up, p))
     bold = set()
     for family in families.values():
@@ -129,11 +135,15 @@ def permutation_test(differences: list[float]) -> tuple[float | None, float | No
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:
-    """Return Holm's step-down adjusted p-values, in the order given; None stays None and isn't counted."""
+    """Return Holm's step-down adjusted p-values, in the order given.
+
+    None, a test that couldn't be made, stays None and counts as one of the family: what is left in it must not get
+    easier to pass for that.
+    """
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
     largest = 0.0
     for position, (p, index) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - position) * p))
+        largest = max(largest, min(1.0, (len(p_values) - position) * p))
         adjusted[index] = largest
     return adjusted

@@ -17,6 +17,17 @@ COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#C
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", "--", "-.", ":")
 SUFFIXES = (".png", ".pdf", ".svg")
+TITLES = {
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "cola": "CoLA",
+    "qnli": "QNLI",
+    "rte": "RTE",
+    "stsb": "STS-B",
+    "mnli": "MNLI m, mm",
+    "qqp": "QQP",
+    "wnli": "WNLI",
+}
 WIDTH = 9.0  # inches; at README's 900 pixels a point of text is then 1.4 pixels
 
 

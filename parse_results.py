@@ -3,10 +3,10 @@
     python parse_results.py finetuned_results/randlora64 5
 
 reads finetuned_results/randlora64/<seed>/<task>/ of seeds 1 to 5, as run_glue.py writes them, and prints a caption,
-a header, a row that pastes into LaTeX, and what a reader has to know about the runs. With two seeds of two tasks, and
-nothing there but eval_results.json, it prints for example:
+a header, a row, and what a reader has to know about the runs (--format latex makes a document of it). With two seeds
+of two tasks, and nothing there but eval_results.json, it prints for example:
 
-    mean ± population std over 2 seeds, in percent; last epoch as evaluated; STS-B: combined score; MNLI starts unknown
+    mean ± population std over 2 seeds, in percent; last epoch as evaluated; MNLI starts unknown
     name | mrpc | cola | avg \\\\
     randlora64 | 88.0 ± 1.0 | 61.4 ± 1.4 | 74.7 ± 1.2 \\\\
     left out of table and average, as no seed has a usable result: sst2, qnli, rte, stsb
@@ -52,13 +52,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comparison import best_cells, compare_rows, verdict
+from comparison import Comparison, best_cells, compare_rows, verdict
 from published_scores import published_cells, published_notes, published_of_all, published_records
 from run_folder import (
     COMMAND_FILE,
     FAILURE_FILE,
     TASK_METRICS,
     checkpoints,
+    counted,
     is_running,
     last_words,
     log_lines,
@@ -74,6 +75,8 @@ from seed_scores import (
     Row,
     adapter_starts,
     add_arguments,
+    coverage_lines,
+    distinct_roots,
     health_lines,
     memory_kinds,
     number,
@@ -81,6 +84,7 @@ from seed_scores import (
     printable,
     read_results,
     read_run,
+    row_differences,
     row_names,
     run_cost,
     seed_costs,
@@ -139,11 +143,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--format", choices=FORMATS, default="text", help="runs: a CSV line a run (default: %(default)s)"
     )
     args = parser.parse_intermixed_args(argv)
-    if args.status:
-        defaults = vars(parser.parse_args(["ROOT", "1"]))
-        for name in defaults.keys() - {"roots", "n_seeds", "tasks", "status"}:
-            if getattr(args, name) != defaults[name]:
-                parser.error(f"--status goes with --tasks alone, not with --{name}")
+    defaults = vars(parser.parse_args(["ROOT", "1"]))
+    changed = [name for name in defaults if getattr(args, name) != defaults[name]]
+    for name in changed:
+        if args.status and name not in ("roots", "n_seeds", "tasks", "status"):
+            parser.error(f"--status goes with --tasks alone, not with --{name}")
+        if args.format == "runs" and name in ("statistic", "ddof", "published"):
+            parser.error(f"--format runs lists each run by itself: --{name} has no effect on it")
     return args
 
 
@@ -200,18 +206,18 @@ def caption(results: Results, args: argparse.Namespace) -> str:
     )
     runs = [run for row in results.rows for task in results.tasks for run in row.used(task).values()]
     from_record = all(run.source is not None and run.source.name == "run.json" for run in runs)
-    which = "" if results.seeds == list(range(1, results.n_seeds + 1)) else f" ({seeds_text(results.seeds)})"
+    usual = results.seeds == list(range(1, results.n_seeds + 1))
+    seeds = counted(results.n_seeds, "seed") + ("" if usual else f" ({seeds_text(results.seeds).partition(' ')[2]})")
     others = [
-        f"{task}: {METRICS[key]}"
+        f"{'STS-B' if task == 'stsb' else task}: {METRICS[key]}"
         for task, key in results.metrics.items()
-        if task in results.tasks and task != "stsb" and key != TASK_METRICS[task]
+        if task in results.tasks and (task == "stsb" or key != TASK_METRICS[task])
     ]
     parts = [
-        f"{args.statistic} ± {('population', 'sample')[args.ddof]} std over {'' if whole else 'up to '}"
-        f"{results.n_seeds} seed{'s' * (results.n_seeds > 1)}{which}, in percent",
+        f"{args.statistic} ± {('population', 'sample')[args.ddof]} std over {'' if whole else 'up to '}{seeds}, "
+        "in percent",
         EPOCHS[results.epoch] + ("" if from_record else " as evaluated"),
         *others,
-        f"STS-B: {METRICS[results.metrics['stsb']]}",
         mnli_starts(results),
     ]
     if results.drop_collapsed:
@@ -231,13 +237,13 @@ def mnli_starts(results: Results) -> str:
             found.append(", ".join(tasks) if len(results.rows) == 1 else f"{row.name} ({', '.join(tasks)})")
     if unknown == len(runs):
         return "MNLI starts unknown"
-    known = f"MNLI starts: {', '.join(found)}" if found else "no MNLI starts"
-    return known + (f" (unknown of {unknown} of {len(runs)} runs)" if unknown else "")
+    known = f"started from an adapter: {', '.join(found)}" if found else "no MNLI starts"
+    return known + (f" (unknown of {unknown} of {counted(len(runs), 'run')})" if unknown else "")
 
 
 def score_table(results: Results, args: argparse.Namespace) -> Table:
     """Return the table of all rows, with the notes under it."""
-    costs = {row.name: seed_costs(row, results.tasks) for row in results.rows}
+    costs = {row.name: seed_costs(row, results.averaged_tasks) for row in results.rows}
     shown = [name for name in COST_HEADERS if any(costs[row.name][name] is not None for row in results.rows)]
     rows = []
     for row in results.rows:
@@ -248,8 +254,7 @@ def score_table(results: Results, args: argparse.Namespace) -> Table:
     header = ["name", *results.tasks, "avg", *(COST_HEADERS[name] for name in shown)]
     bold = best_cells(results, lambda values: centre(values, args))
     table = Table(caption(results, args), header, rows, bold)
-    table.notes = average_lines(results) + left_out_lines(results)
-    table.notes += [f"health: {line}" for line in health_lines(results)]
+    table.notes = coverage_lines(results) + [f"health: {line}" for line in health_lines(results)]
     if args.published:
         for published in published_of_all(results).values():
             table.rules.append(len(table.rows))
@@ -258,56 +263,26 @@ def score_table(results: Results, args: argparse.Namespace) -> Table:
     return table
 
 
-def average_lines(results: Results) -> list[str]:
-    """Say where the average covers fewer seeds or tasks than the table."""
-    lines = []
-    if results.averaged_tasks != results.tasks:
-        lines.append(f"avg covers the tasks that every row has: {', '.join(results.averaged_tasks) or 'none'}")
-    for row in results.rows:
-        n = len(row.seed_averages(results.averaged_tasks))
-        if n != results.n_seeds:
-            name = "" if len(results.rows) == 1 else f"{row.name}: "
-            lines.append(f"{name}avg covers {n} of {results.n_seeds} seeds, those with every task in the table")
-    return lines
-
-
-def left_out_lines(results: Results) -> list[str]:
-    """Say what has no column: tasks without results, and tasks that are there but weren't asked for."""
-    others = [
-        task
-        for task in TASK_METRICS
-        if task not in results.tasks + results.empty_tasks
-        and any((row.root / str(seed) / task).is_dir() for row in results.rows for seed in results.seeds)
-    ]
-    lines = []
-    if results.empty_tasks:
-        lines.append(
-            f"left out of table and average, as no seed has a usable result: {', '.join(results.empty_tasks)}"
-        )
-    if others:
-        lines.append(f"there, but not part of this table: {', '.join(others)}")
-    return lines
-
-
-def comparison_table(first: Row, second: Row, results: Results) -> Table:
+def comparison_table(first: Row, second: Row, compared: dict[str, Comparison], differences: list[str]) -> Table:
     """Return the paired comparison of two rows."""
     rows = []
-    for task, comparison, adjusted in compare_rows(first, second, results):
+    for task, comparison in compared.items():
         interval = "-" if comparison.low is None else f"{percent(comparison.low)} to {percent(comparison.high)}"
         permutation = "-"
         if comparison.permutation_p is not None:
             permutation = f"{p_text(comparison.permutation_p)} (at least {p_text(comparison.smallest_p)})"
-        ps = [p_text(comparison.p), p_text(adjusted) if task != "avg" else "-", permutation]
+        ps = [p_text(comparison.p), p_text(comparison.holm_p) if task != "avg" else "-", permutation]
         difference = percent(comparison.difference)
-        said = verdict(comparison, adjusted, first.name, second.name)
+        said = verdict(comparison, first.name, second.name)
         rows.append([task, str(comparison.n), difference, interval, *ps, said])
     title = (
         f"{second.name} minus {first.name}, paired by seed: mean difference in points with its 95 % interval, paired "
-        f"t-test, the same after Holm over {sum(row[0] != 'avg' for row in rows)} tasks, exact sign-flip permutation "
-        "test with the smallest value that so many seeds can reach"
+        f"t-test, the same after Holm over {counted(len(compared.keys() - {'avg'}), 'task')}, exact sign-flip "
+        "permutation test with the smallest value that so many seeds can reach"
     )
     header = ["task", "n", "difference", "95 % interval", "t-test p", "Holm p", "permutation p", "verdict"]
     table = Table(title, header, rows)
+    table.notes.append(f"the runs differ in: {', '.join(differences) or 'nothing that was recorded'}")
     if any(row[4] == "-" for row in rows):
         table.notes.append("no t-test where there is one seed, or where every seed differs by the same amount")
     return table
@@ -328,7 +303,7 @@ def score_records(results: Results, args: argparse.Namespace) -> list[dict[str, 
         columns = {task: list(row.scores(task).values()) for task in results.tasks} | {"avg": averages}
         if "mnli" in results.tasks and row.used("mnli"):
             columns["mnli-m"], columns["mnli-mm"] = task_columns(row, "mnli")
-        starts, costs = adapter_starts(row, results.tasks), seed_costs(row, results.tasks)
+        starts, costs = adapter_starts(row, results.tasks), seed_costs(row, results.averaged_tasks)
         for name, values in columns.items():
             task = name.partition("-")[0]
             std = deviation(values, args) if values else None
@@ -351,9 +326,8 @@ def score_records(results: Results, args: argparse.Namespace) -> list[dict[str, 
     return records
 
 
-def comparison_records(results: Results) -> list[dict[str, Any]]:
-    """Return every comparison with the first row, differences in points, for CSV and JSON."""
-    first, *others = results.rows
+def comparison_records(first: Row, second: Row, compared: dict[str, Comparison]) -> list[dict[str, Any]]:
+    """Return the comparison of two rows, differences in points, for CSV and JSON."""
     return [
         {
             "kind": "comparison",
@@ -364,13 +338,13 @@ def comparison_records(results: Results) -> list[dict[str, Any]]:
             "low": None if comparison.low is None else 100 * comparison.low,
             "high": None if comparison.high is None else 100 * comparison.high,
             "p": comparison.p,
-            "holm_p": adjusted if task != "avg" else None,
+            "holm_p": comparison.holm_p if task != "avg" else None,
             "permutation_p": comparison.permutation_p,
             "smallest_permutation_p": comparison.smallest_p,
-            "verdict": verdict(comparison, adjusted, first.name, second.name),
+            "holm_permutation_p": comparison.holm_permutation_p if task != "avg" else None,
+            "verdict": verdict(comparison, first.name, second.name),
         }
-        for second in others
-        for task, comparison, adjusted in compare_rows(first, second, results)
+        for task, comparison in compared.items()
     ]
 
 
@@ -382,14 +356,13 @@ def run_records(results: Results) -> list[dict[str, Any]]:
             for seed, run in row.used(task).items():
                 record = run.record or {}
                 arguments, scores = part(record, "arguments"), part(record, "scores")
-                line = {"name": row.name, "task": task, "seed": seed, "metric": results.metrics[task]}
-                line[results.epoch] = 100 * run.score
+                metric = results.metrics[task]
+                line = {"name": row.name, "task": task, "seed": seed, "metric": metric}
                 for epoch in EPOCHS:
-                    chosen = part(scores, epoch)
-                    score = number(chosen.get(f"eval_{results.metrics[task]}"))
-                    line |= {epoch: 100 * score if score is not None else line.get(epoch)}
-                    line[f"{epoch}_epoch"] = number(chosen.get("epoch"))
-                held_out = number(part(scores, "selected").get(f"selection_{results.metrics[task]}"))
+                    score = read_run(run.folder, task, metric, epoch).score
+                    line[epoch] = None if score is None else 100 * score
+                    line[f"{epoch}_epoch"] = None if score is None else number(part(scores, epoch).get("epoch"))
+                held_out = number(part(scores, "selected").get(f"selection_{metric}"))
                 line["selection_rows_score"] = None if held_out is None else 100 * held_out
                 for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "selection_fraction"):
                     line[name] = arguments.get(name)
@@ -446,7 +419,7 @@ def as_latex(tables: list[Table], records: list[dict[str, Any]]) -> str:
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule"]
         lines += [" & ".join(map(latex, table.header)) + r" \\", r"\midrule"]
         for i, cells in enumerate(table.rows):
-            texts = [latex(cells[0])] + [re.sub(r"(?<!\d)-(?=\d)", "$-$", latex(text)) for text in cells[1:]]
+            texts = [re.sub(r"^-(?=\d)|(?<=to )-(?=\d)|(?<=/)-(?=\d)", "$-$", latex(text)) for text in cells]
             texts = [rf"\textbf{{{text}}}" if (i, j) in table.bold else text for j, text in enumerate(texts)]
             lines += [r"\midrule"] * (i in table.rules) + [" & ".join(texts) + r" \\"]
         lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
@@ -506,7 +479,7 @@ class RunState:
 
 def status_lines(args: argparse.Namespace) -> list[str]:
     """Return the state of every run of every ROOT: a table, why runs failed, and the time left."""
-    seeds, roots = wanted_seeds(args.n_seeds), list(dict.fromkeys(args.roots))
+    seeds, roots = wanted_seeds(args.n_seeds), distinct_roots(args.roots)
     for root in roots:
         if os.path.lexists(root) and not os.path.isdir(root):
             raise ResultsError(f"ROOT must be a folder, or not be there yet, not {root!r}")
@@ -522,7 +495,7 @@ def status_lines(args: argparse.Namespace) -> list[str]:
         for task in tasks
         for seed in seeds
     ]
-    lines = [f"{' / '.join(STATES)}, of seeds {seeds_text(seeds)}", *status_table(runs)]
+    lines = [f"{' / '.join(STATES)}, of {seeds_text(seeds)}", *status_table(runs)]
     lines += [f"failed: {printable(str(run.folder))}: {run.detail}" for run in runs if run.state == "failed"]
     stopped = [run for run in runs if run.state == "missing" and run.detail]
     lines += [f"stopped: {printable(str(run.folder))}: {run.detail}" for run in stopped]
@@ -556,7 +529,8 @@ def run_state(row: str, task: str, folder: Path) -> RunState:
     if is_running(folder):
         return RunState(row, task, folder, "running")
     run = read_run(folder, task, TASK_METRICS[task], "last")
-    if run.record is not None and run.score is not None:
+    evaluated = part(run.record or {}, "arguments").get("do_eval") is not False
+    if run.record is not None and (run.score is not None or not evaluated):
         return RunState(row, task, folder, "finished", seconds=number(run.record.get("seconds")))
     if run.fault is not None and (run.record is not None or run.fault.reason != MISSING):
         reason = run.fault.reason.removeprefix("failed: ")
@@ -587,11 +561,12 @@ def time_left(runs: list[RunState]) -> str:
         of_task = [other for other in finished if other.task == run.task]
         alike = [other for other in of_task if other.row == run.row] or of_task or finished
         total += statistics.median(other.seconds for other in alike)
-    text = f"time left: about {cost_cell('train_seconds', total)} (h:mm:ss) for {len(unfinished)} runs in a row"
+    left = counted(len(unfinished), "run")
+    text = f"time left: about {cost_cell('train_seconds', total)} (h:mm:ss) for {left} in a row"
     running = sum(run.state == "running" for run in runs)
     if running:
         text += f", {cost_cell('train_seconds', total / running)} with {running} at once"
-    return f"{text}; medians of {len(finished)} finished runs"
+    return f"{text}; medians of {counted(len(finished), 'finished run')}"
 
 
 def fail(message: str) -> int:
@@ -614,15 +589,17 @@ def main(argv: list[str] | None = None) -> int:
     except ResultsError as error:
         return fail(str(error))
     if results.ignored:
-        unreadable = [line for line in results.ignored if line.strip()]
-        print("\n".join(["parse_results.py: ignored, as unreadable:", *unreadable]), file=sys.stderr)
-    first, *others = results.rows
-    tables = [score_table(results, args), *(comparison_table(first, second, results) for second in others)]
+        print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
+    tables = [score_table(results, args)]
     if args.format == "runs":
         records = run_records(results)
     else:
         records = score_records(results, args) + (published_records(results) if args.published else [])
-        records += comparison_records(results)
+        first, *others = results.rows
+        for second in others:
+            compared = compare_rows(first, second, results)
+            tables.append(comparison_table(first, second, compared, row_differences(first, second, results.tasks)))
+            records += comparison_records(first, second, compared)
     print(FORMATS[args.format](tables, records), end="")
     return 0
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comparison import interval_half_width
-from figures import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
+from figures import COLOURS, MARKERS, SUFFIXES, TITLES, check_figure_file, plain, write_figure
 from published_scores import PublishedRow, published_of
 from run_folder import UsageError
 from seed_scores import (
@@ -33,6 +33,7 @@ from seed_scores import (
     ResultsError,
     Row,
     add_arguments,
+    coverage_lines,
     health_lines,
     read_results,
     seed_costs,
@@ -42,17 +43,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLES = {
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "cola": "CoLA",
-    "qnli": "QNLI",
-    "rte": "RTE",
-    "stsb": "STS-B",
-    "mnli": "MNLI m, mm",
-    "qqp": "QQP",
-    "wnli": "WNLI",
-}
 MOST_COLUMNS = 4
 
 
@@ -67,7 +57,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("out", metavar="OUT", type=Path, help=f"the figure to write: {', '.join(SUFFIXES)}")
     parser.add_argument("--no_published", action="store_true", help="leave out the papers' values")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def styles(rows: list[Row]) -> Iterator[tuple[int, Row, dict[str, str]]]:
@@ -97,6 +87,11 @@ def draw_published(axes: "Axes", x: float, y: float, style: dict[str, str]) -> N
     axes.plot(x, y, markersize=6, markerfacecolor="none", markeredgewidth=1.5, linestyle="none", zorder=4, **style)
 
 
+def has_score(theirs: PublishedRow, task: str, results: Results) -> bool:
+    """Whether a published row has the task's score in the metric that is drawn."""
+    return task in theirs.scores and theirs.scores[task].metric == results.metrics[task]
+
+
 def draw_task(axes: "Axes", task: str, results: Results, published: dict[str, list[PublishedRow]]) -> None:
     """Draw one task: of each row the seeds on the left, mean and interval in the middle, the papers' on the right."""
     for index, row, style in styles(results.rows):
@@ -107,7 +102,7 @@ def draw_task(axes: "Axes", task: str, results: Results, published: dict[str, li
         axes.scatter(spread, [100 * value for value in values], s=14, alpha=0.7, linewidths=0, **style)
         draw_mean(axes, index, values, style)
         for theirs in published[row.name]:
-            if task in theirs.scores:
+            if has_score(theirs, task, results):
                 draw_published(axes, index + 0.25, theirs.scores[task].value, style)
     axes.set_title(f"{TITLES[task]} ({METRICS[results.metrics[task]]})", fontsize=9)
     axes.set_xlim(-0.6, len(results.rows) - 0.4)
@@ -121,7 +116,7 @@ def draw_sizes(axes: "Axes", results: Results, published: dict[str, list[Publish
     sizes = []
     for _, row, style in styles(results.rows):
         averages = list(row.seed_averages(results.averaged_tasks).values())
-        size = seed_costs(row, results.tasks)["adapter_parameters"]
+        size = seed_costs(row, results.averaged_tasks)["adapter_parameters"]
         if averages and size:
             draw_mean(axes, size, averages, style)
             sizes.append(size)
@@ -146,7 +141,7 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     from matplotlib.lines import Line2D
 
     has_sizes = any(
-        seed_costs(row, results.tasks)["adapter_parameters"] and row.seed_averages(results.averaged_tasks)
+        seed_costs(row, results.averaged_tasks)["adapter_parameters"] and row.seed_averages(results.averaged_tasks)
         for row in results.rows
     )
     n_panels = len(results.tasks) + has_sizes
@@ -166,7 +161,8 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
         Line2D([], [], linestyle="none", markeredgecolor="black", label=plain(row.name), **style)
         for _, row, style in styles(results.rows)
     ]
-    if any(published.values()):
+    theirs_of_all = [theirs for of_row in published.values() for theirs in of_row]
+    if any(has_score(theirs, task, results) for theirs in theirs_of_all for task in results.tasks):
         label = "hollow: from papers, each by its own protocol"
         handles.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color="gray", label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9, frameon=False)
@@ -192,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         check_figure_file(args.out)
         results = read_results(args)
         published = {row.name: [] if args.no_published else published_of(row, results.tasks) for row in results.rows}
-        print("\n".join(health_lines(results)), file=sys.stderr)
+        print("\n".join(coverage_lines(results) + health_lines(results)), file=sys.stderr)
         write_figure(draw(results, published), args.out)
     except (ResultsError, UsageError) as error:
         return fail(str(error))

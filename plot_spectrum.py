@@ -46,6 +46,7 @@ import run_folder
 from figures import COLOURS, LINES, MARKERS, WIDTH, check_figure_file, plain, write_figure
 from run_folder import UsageError, first_line
 from run_glue import check_random_bases, hash_tensors
+from seed_scores import part, row_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,8 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         for folder in args.run_folders:
             check_run_folder(folder)
         adapters: dict[str, list[Update]] = {}
-        for folder in args.run_folders:
-            adapters.setdefault(adapter_label(folder), []).extend(measure(folder, args.model_name_or_path))
+        for label, folder in labelled(args.run_folders):
+            adapters.setdefault(label, []).extend(measure(folder, args.model_name_or_path))
         check_sizes(adapters)
         print("\n".join(table_lines(adapters)))
         write_figure(draw(adapters), args.out)
@@ -116,10 +117,16 @@ def check_run_folder(folder: Path) -> None:
         raise UsageError(f"RUN_FOLDER {folder}: neither {ADAPTER_FILE} nor {MODEL_FILE} in it")
 
 
-def adapter_label(folder: Path) -> str:
-    """Name of the adapter: RESULTS/<adapter>/<seed>/<task> is a sweep's run, another folder has its own name."""
-    folder = folder.resolve()
-    return folder.parents[1].name if folder.parent.name.isdigit() else folder.name
+def labelled(folders: list[Path]) -> list[tuple[str, Path]]:
+    """Return each run once with the name of its adapter, as in `first/lora4` where two adapters share a name.
+
+    RESULTS/<adapter>/<seed>/<task> is a sweep's run; another folder is an adapter of its own.
+    """
+    runs = dict.fromkeys(folder.resolve() for folder in folders)
+    rows = {run: run.parents[1] if run.parent.name.isdigit() else run for run in runs}
+    distinct = list(dict.fromkeys(rows.values()))
+    names = dict(zip(distinct, row_names([f"{row.parent.name}/{row.name}" for row in distinct]), strict=True))
+    return [(names[row], run) for run, row in rows.items()]
 
 
 def measure(folder: Path, model_name: str | None) -> list[Update]:
@@ -129,7 +136,9 @@ def measure(folder: Path, model_name: str | None) -> list[Update]:
             Update(kind, np.asarray(spectrum), frobenius)
             for kind, spectrum, frobenius in (compare(*layer) for layer in weight_updates(folder, model_name))
         ]
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except UsageError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise UsageError(f"RUN_FOLDER {folder}: can't be loaded ({first_line(error)})") from error
 
 
@@ -176,14 +185,17 @@ def load_base(folder: Path, model_name: str | None) -> nn.Module:
     """Load the pre-trained model of a run in float32, and check that its encoder is the run's."""
     record = run_folder.read_json(folder / run_folder.RECORD_FILE) or {}
     adapter_config = run_folder.read_json(folder / ADAPTER_FILE) or {}
-    base: dict[str, Any] = record.get("base_model", {})
+    base = part(record, "base_model")
     name = model_name or adapter_config.get("base_model_name_or_path") or base.get("name")
     if name is None:
         raise UsageError(f"RUN_FOLDER {folder}: doesn't name its pre-trained model; give --model_name_or_path")
     # A part that the pre-trained model lacks, as RoBERTa's pooler, is drawn as in the run.
-    set_seed(record.get("arguments", {}).get("seed", 0))
+    set_seed(part(record, "arguments").get("seed", 0))
     try:
         config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"RUN_FOLDER {folder}: no usable config.json in it ({first_line(error)})") from error
+    try:
         model = AutoModelForSequenceClassification.from_pretrained(
             name, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
         )

@@ -129,6 +129,8 @@ def compare_with_published(row: Row, theirs: PublishedRow, results: Results, sta
     parts = [f"within 2 combined standard errors: {', '.join(within) or 'none'}"] if within or outside else []
     parts += [f"outside: {', '.join(outside)}"] if outside else []
     parts += [f"no spread to judge by: {', '.join(open_)}"] if open_ else []
+    if (within or outside) and "median" in (statistic, theirs.statistic):
+        parts.append("a median's standard error, about 1.25 times a mean's, was taken for a mean's")
     differences = protocol_differences(row, theirs, results, statistic)
     parts.append(f"protocol differs: {', '.join(differences)}" if differences else "no known difference in protocol")
     return f"{row.name} against {theirs.name}: {'; '.join(parts)}"
@@ -137,16 +139,18 @@ def compare_with_published(row: Row, theirs: PublishedRow, results: Results, sta
 def protocol_differences(row: Row, theirs: PublishedRow, results: Results, statistic: str) -> list[str]:
     """Return in what our protocol differs from a published row's, ours first."""
     facts, n = row_facts(row, results.tasks), max(len(row.scores(task)) for task in results.tasks)
-    theirs_stsb = theirs.scores["stsb"].metric if "stsb" in theirs.scores else None
     pairs = [
         ("rank", f"{facts['rank']:.0f}" if facts["rank"] is not None else "", theirs.rank),
         ("layers", " ".join(facts["layers"]), " ".join(sorted(theirs.layers.split()))),
         ("statistic", statistic, theirs.statistic),
         ("epoch", results.epoch, theirs.epoch),
         ("seeds", str(n), str(theirs.n_seeds) if theirs.statistic != "single" else ""),
+        *(
+            ("STS-B" if task == "stsb" else task, METRICS[results.metrics[task]], METRICS[theirs.scores[task].metric])
+            for task in results.tasks
+            if task in theirs.scores
+        ),
     ]
-    if "stsb" in results.tasks and theirs_stsb is not None:
-        pairs.append(("STS-B", METRICS[results.metrics["stsb"]], METRICS[theirs_stsb]))
     differences = [
         f"{what} {ours} (theirs {other})" for what, ours, other in pairs if ours and other and ours != other
     ]

@@ -93,6 +93,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 run, 2 runs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; on success flush it to disk and rename it to `path`, else leave nothing."""
@@ -516,11 +521,8 @@ def summary(work: Path) -> int:
         outcome, folder, detail = line.split("\t")
         folders.setdefault(outcome, {})[folder] = detail
         wanted.discard(folder)
-    counts = {outcome: len(folders.get(outcome, ())) for outcome in ("done", "finished", "failed")}
-    print(
-        f"train_all.sh: {counts['done']} runs done, {counts['finished']} skipped because they were finished, "
-        f"{counts['failed']} failed"
-    )
+    done, finished, failed = (len(folders.get(outcome, ())) for outcome in ("done", "finished", "failed"))
+    print(f"train_all.sh: {done} done, {finished} skipped as finished, {failed} failed")
     for folder in folders.get("stopped", ()):
         print(f"stopped, to be resumed by the next sweep: {folder}")
     for folder in folders.get("elsewhere", ()):
@@ -530,7 +532,8 @@ def summary(work: Path) -> int:
     for folder, status in folders.get("failed", {}).items():
         print(f"failed: {folder} (exit status {status}): {last_words(Path(folder))}")
     if wanted:
-        print(f"{len(wanted)} runs were not started, or their end was not seen: start the sweep again")
+        were = "was" if len(wanted) == 1 else "were"
+        print(f"{counted(len(wanted), 'run')} {were} not started, or the end was not seen: start the sweep again")
     return 1 if folders.keys() & {"failed", "other"} else 75 if "stopped" in folders or wanted else 0
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from run_folder import FAILURE_FILE, RECORD_FILE, TASK_METRICS, failure, result_keys
+from run_folder import FAILURE_FILE, RECORD_FILE, TASK_METRICS, counted, failure, result_keys
 
 PAPER_TASKS = list(TASK_METRICS)[:6]
 METRICS = {
@@ -39,6 +39,7 @@ SCORES_ARE_WRITTEN_WITH = {"last": "", "best": " (--eval_strategy epoch)", "sele
 MOST_SEEDS = 9999
 MOST_BYTES = 2**26  # far above any record, and read in a second
 MISSING = "missing"
+JOB_LOG = "joblog.tsv"  # of train_all.sh with JOBS, beside the adapters' folders
 # What may differ between two runs of a row without a word: it names the run, or where and how it is saved and logged.
 # Model and data are compared by their hashes.
 OWN_ARGUMENTS = {
@@ -49,6 +50,9 @@ OWN_ARGUMENTS = {
     "inference_mode", "auto_mapping", "revision",
 }  # fmt: skip
 OWN_PREFIXES = ("save_", "log_", "logging_", "hub_", "dataloader_", "ddp_", "trackio_")
+# How a comparison names the method; the flags say the same, or nothing (--rank of full fine-tuning).
+METHOD_SETTINGS = {"adapter_config.peft_type": "method", "adapter_config.r": "rank"}
+METHOD_FLAGS = ("adapter_name", "rank", "adapter_alpha")
 SAME_IN_ALL_TASKS = ("base model", "adapter_name", "rank", "target_modules", "adapter_config.peft_type")
 
 
@@ -116,7 +120,7 @@ class Results:
     metrics: dict[str, str]
     epoch: str
     seeds: list[int]
-    ignored: list[str]  # what --allow_missing did without, a line each
+    ignored: list[str]  # files that can't be used and that --allow_missing did without, a line each
     drop_collapsed: bool
 
     @property
@@ -163,9 +167,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_results(args: argparse.Namespace) -> Results:
     """Read all that the options ask for; raises ResultsError, which names every file at fault."""
-    seeds = wanted_seeds(args.n_seeds)
-    wanted, metrics = wanted_tasks(args.tasks), wanted_metrics(args.metric, args.stsb_metric)
-    rows = read_rows(args.roots, seeds, wanted, metrics, args.epoch)
+    seeds, roots = wanted_seeds(args.n_seeds), distinct_roots(args.roots)
+    wanted = wanted_tasks(args.tasks)
+    metrics = wanted_metrics(args.metric, args.stsb_metric, wanted)
+    rows = read_rows(roots, seeds, wanted, metrics, args.epoch)
     tasks = [task for task in wanted if any(is_there(row, task) for row in rows)]
     unusable = unusable_lines(rows, tasks, and_missing=not args.allow_missing)
     if unusable and not args.allow_missing:
@@ -173,14 +178,21 @@ def read_results(args: argparse.Namespace) -> Results:
     if args.drop_collapsed:
         drop_collapsed(rows)
     tasks = [task for task in tasks if any(row.used(task) for row in rows)]
-    for row, root in zip(rows, args.roots, strict=True):
+    for row, root in zip(rows, roots, strict=True):
         if not any(row.used(task) for task in tasks):
-            raise ResultsError(
-                f"ROOT {root!r} has no usable result of seeds {seeds_text(seeds)}; expected are files "
+            message = (
+                f"ROOT {root!r} has no usable result of {seeds_text(seeds)}; expected are files "
                 f"<seed>/<task>/eval_results.json with <task> one of {', '.join(wanted)}"
             )
+            raise ResultsError("\n".join([message, *unusable_lines([row], wanted, and_missing=False)]))
     empty = [task for task in wanted if task not in tasks]
     return Results(rows, tasks, empty, metrics, args.epoch, seeds, unusable, args.drop_collapsed)
+
+
+def distinct_roots(roots: list[str]) -> list[str]:
+    """Return the folders without repeats, so that `x/lora4 x/*` compares all with lora4, and without a sweep's log."""
+    folders = {os.path.abspath(root): root for root in reversed(roots) if os.path.basename(root) != JOB_LOG}
+    return [root for root in dict.fromkeys(roots) if root in folders.values()]
 
 
 def wanted_seeds(text: str) -> list[int]:
@@ -202,9 +214,10 @@ def wanted_seeds(text: str) -> list[int]:
 
 
 def seeds_text(seeds: list[int]) -> str:
-    """Return `1 to 5` for consecutive seeds, else all of them."""
+    """Return `seeds 1 to 5` for consecutive seeds, else all of them."""
     consecutive = len(seeds) > 1 and seeds == list(range(seeds[0], seeds[-1] + 1))
-    return f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
+    listed = f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
+    return f"seed{'s' * (len(seeds) > 1)} {listed}"
 
 
 def wanted_tasks(text: str | None) -> list[str]:
@@ -218,8 +231,8 @@ def wanted_tasks(text: str | None) -> list[str]:
     return tasks
 
 
-def wanted_metrics(changes: list[str], stsb_metric: str | None) -> dict[str, str]:
-    """Return the metric of each task, with the changes of --metric and --stsb_metric."""
+def wanted_metrics(changes: list[str], stsb_metric: str | None, tasks: list[str]) -> dict[str, str]:
+    """Return the metric of each task, with the changes of --metric and --stsb_metric, which must be of `tasks`."""
     metrics = dict(TASK_METRICS)
     if stsb_metric is not None:
         changes = [*changes, f"stsb={stsb_metric}"]
@@ -232,6 +245,8 @@ def wanted_metrics(changes: list[str], stsb_metric: str | None) -> dict[str, str
                 f"--metric {change}: must be TASK=KEY with TASK one of {', '.join(metrics)} and KEY one of "
                 f"{', '.join(METRICS)}"
             )
+        if task not in tasks:
+            raise ResultsError(f"--metric {change}: {task} is not one of the table's tasks, {', '.join(tasks)}")
         if changed.setdefault(task, key) != key:
             raise ResultsError(f"--metric {change}: {task}={changed[task]} is asked for as well")
     return metrics | changed
@@ -514,9 +529,39 @@ def memory_kinds(rows: list[Row], tasks: list[str]) -> list[str]:
     return sorted({printable(kind[:40]) for kind in kinds if isinstance(kind, str)})
 
 
+def coverage_lines(results: Results) -> list[str]:
+    """Say which tasks have no column, and where the average covers fewer seeds or tasks than the table."""
+    lines = []
+    if results.averaged_tasks != results.tasks:
+        tasks = ", ".join(results.averaged_tasks) or "none"
+        lines.append(f"avg, training and memory cover the tasks that every row has: {tasks}")
+    for row in results.rows:
+        n = len(row.seed_averages(results.averaged_tasks))
+        if n != results.n_seeds:
+            name = "" if len(results.rows) == 1 else f"{row.name}: "
+            lines.append(f"{name}avg covers {n} of {results.n_seeds} seeds, those with every task in the table")
+    if results.empty_tasks:
+        empty = ", ".join(results.empty_tasks)
+        lines.append(f"left out of table and average, as no seed has a usable result: {empty}")
+    others = [
+        task
+        for task in TASK_METRICS
+        if task not in results.tasks + results.empty_tasks
+        and any((row.root / str(seed) / task).is_dir() for row in results.rows for seed in results.seeds)
+    ]
+    if others:
+        lines.append(f"there, but not part of this table: {', '.join(others)}")
+    return lines
+
+
 def health_lines(results: Results) -> list[str]:
     """Return one line for everything about the runs that a reader of the table has to know, with its folder."""
-    runs = [run for row in results.rows for task in results.tasks for run in row.runs[task].values()]
+    # A task whose runs are all broken or dropped has no column, but still a reason.
+    tasks = [
+        *results.tasks,
+        *(task for task in results.empty_tasks if any(is_there(row, task) for row in results.rows)),
+    ]
+    runs = [run for row in results.rows for task in tasks for run in row.runs[task].values()]
     lines = [faulty_line(run) for run in runs if run.fault is not None]
     for kind, reason_of in (("diverged", divergence), ("collapsed", collapse)):
         for run in runs:
@@ -526,7 +571,7 @@ def health_lines(results: Results) -> list[str]:
                 lines.append(f"{kind}, {counts}: {printable(str(run.folder))} ({reason})")
     for row in results.rows:
         lines += [f"differs from its row: {line}" for line in different_lines(row, results.tasks)]
-    return (lines or [f"nothing found in {len(runs)} runs"]) + unchecked_lines(runs)
+    return (lines or [f"nothing found in {counted(len(runs), 'run')}"]) + unchecked_lines(runs)
 
 
 def faulty_line(run: Run) -> str:
@@ -547,8 +592,8 @@ def unchecked_lines(runs: list[Run]) -> list[str]:
     no_share = sum(
         number(run.metrics.get("eval_accuracy")) is not None and majority_share(run) is None for run in scored
     )
-    arguments = [f"the arguments of {no_record} runs (no {RECORD_FILE})"] if no_record else []
-    shares = [f"whether {no_share} runs collapsed (no eval_majority_share)"] if no_share else []
+    arguments = [f"the arguments of {counted(no_record, 'run')} (no {RECORD_FILE})"] if no_record else []
+    shares = [f"whether {counted(no_share, 'run')} collapsed (no eval_majority_share)"] if no_share else []
     return [f"not checked: {' and '.join(arguments + shares)}"] if arguments or shares else []
 
 
@@ -567,6 +612,23 @@ def different_lines(row: Row, tasks: list[str]) -> list[str]:
                 found.setdefault(run.folder, []).append(f"its seed is {recorded:g}")
     collect_outliers(everything, lambda name: name in SAME_IN_ALL_TASKS, found)
     return [f"{printable(str(folder))}: {'; '.join(details)}" for folder, details in sorted(found.items())]
+
+
+def row_differences(first: Row, second: Row, tasks: list[str]) -> list[str]:
+    """Return in what the runs of two rows differ, seed by seed, as `rank 4 / 64`: a comparison is of all of it."""
+    found: dict[str, dict[str, None]] = {}
+    for task in tasks:
+        ours, theirs = first.used(task), second.used(task)
+        for seed in ours.keys() & theirs.keys():
+            if ours[seed].record is None or theirs[seed].record is None:
+                continue
+            settings = settings_of(ours[seed].record), settings_of(theirs[seed].record)
+            for name in sorted(settings[0].keys() | settings[1].keys()):
+                values = [shortened(printable(of_run.get(name, "none"))) for of_run in settings]
+                of_method = name.startswith("adapter_config.") or name in METHOD_FLAGS
+                if values[0] != values[1] and (not of_method or name in METHOD_SETTINGS):
+                    found.setdefault(METHOD_SETTINGS.get(name, name), {})[" / ".join(values)] = None
+    return [f"{name} {' or '.join(pairs)}" for name, pairs in found.items()]
 
 
 def settings_of(record: dict[str, Any]) -> dict[str, str]:

@@ -368,7 +368,7 @@ def drill(grid: Grid, expected: Grid, kills: int, typical: float, seed: int, par
         + killer.lies
         + done_twice(grid)
         + ([f"{killer.left} signals were not sent"] if killer.left else [])
-        + ([] if status == 0 and f"0 runs done, {count} skipped" in output else [output]),
+        + ([] if status == 0 and f"0 done, {count} skipped" in output else [output]),
     )
 
 
@@ -436,8 +436,8 @@ def plant(grid: Grid, undisturbed: Grid) -> Iterator[tuple]:
         log = output + (folder / "run.log").read_text(errors="replace")
         part = str(folder.relative_to(grid.results))
         yield event, 1, happened, expect(log, words) + differences(grid.results, undisturbed.results, part)
-    wrong = expect(output, "can't be written", "3 runs done, 0 skipped") + left + [output] * (status != 1)
-    wrong += expect(said, "1 runs done, 3 skipped") + [said] * (again != 0)
+    wrong = expect(output, "can't be written", "3 done, 0 skipped") + left + [output] * (status != 1)
+    wrong += expect(said, "1 done, 3 skipped") + [said] * (again != 0)
     happened = "one failed run, the others done; done by the next sweep, when it could be written again"
     yield "a read-only output folder", 1, happened, wrong + differences(grid.results, undisturbed.results)
 
@@ -456,7 +456,7 @@ def two_sweeps(grid: Grid, undisturbed: Grid) -> Iterator[tuple]:
     """Two sweeps at once over one root."""
     sweeps = [grid.start(), grid.start()]
     outputs = [sweep.communicate(timeout=PATIENCE)[0] for sweep in sweeps]
-    done = [int(re.search(r"(\d+) runs done", output)[1]) for output in outputs]
+    done = [int(re.search(r"(\d+) done", output)[1]) for output in outputs]
     wrong = [output for sweep, output in zip(sweeps, outputs, strict=True) if sweep.returncode]
     wrong += done_twice(grid) + differences(grid.results, undisturbed.results)
     happened = f"the {len(grid.folders())} runs were shared, {done[0]} and {done[1]}, none done twice"

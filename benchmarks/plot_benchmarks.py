@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from figures import COLOURS, WIDTH, check_figure_file, write_figure
+from figures import COLOURS, TITLES, WIDTH, check_figure_file, write_figure
 from run_folder import UsageError, read_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ SIDES = {  # how each side looks: they differ in colour, lightness, shape and he
     "ours": {"color": COLOURS[0], "marker": "o", "label": "ours"},
 }
 ENDS = {"frozen base": ":", "full fine-tuning": "--"}
-TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "cola": "CoLA", "qnli": "QNLI", "rte": "RTE", "stsb": "STS-B"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +44,11 @@ def main(argv: list[str] | None = None) -> int:
         check_figure_file(args.out)
         adapters = read_benchmark(args.adapters, ("training_step", "evaluation"), "bench_adapters.py")
         grid = read_benchmark(args.grid, ("adapters",), "bench_grid.py")
-        write_figure(draw(adapters, grid), args.out)
+        try:
+            figure = draw(adapters, grid)
+        except (KeyError, TypeError, StopIteration) as error:
+            raise UsageError(f"{args.adapters}, {args.grid}: a benchmark's line without {error}") from error
+        write_figure(figure, args.out)
     except UsageError as error:
         print(f"plot_benchmarks.py: error: {error}", file=sys.stderr)
         return 2
@@ -110,7 +113,7 @@ def draw_tasks(axes: "Axes", results: dict[str, Any]) -> None:
     rows = [row for _, row in tasks]
     axes.barh(range(len(rows)), [row["ratio"] for row in rows], xerr=whiskers(rows), color=COLOURS[3], capsize=2)
     axes.barh(len(rows), results["grid"], color=COLOURS[0])
-    axes.set_yticks(range(len(rows) + 1), [TASKS[name] for name, _ in tasks] + ["grid's mix"])
+    axes.set_yticks(range(len(rows) + 1), [TITLES[name] for name, _ in tasks] + ["grid's mix"])
     axes.invert_yaxis()
     for position, ratio in enumerate([*(row["ratio"] for row in rows), results["grid"]]):
         colour = "white" if position == len(rows) else "black"

@@ -271,7 +271,8 @@ def test_allow_missing_without_a_complete_seed(tmp_path, capsys):
 def test_allow_missing_changes_nothing_on_a_whole_tree(tmp_path, capsys):
     """With all files there the flag leaves every line as it is."""
     root = write_tree(tmp_path / "a", TWO_TASKS)
-    assert parsed(capsys, root, 2) == parsed(capsys, root, 2, "--allow_missing")
+    whole = parsed(capsys, root, 2)
+    assert whole[0] == 0 and whole == parsed(capsys, root, 2, "--allow_missing")
 
 
 def test_task_with_nothing_but_broken_files(tmp_path, capsys):
@@ -340,7 +341,8 @@ def test_only_broken_files(tmp_path, capsys):
     write_result(tmp_path, 1, "rte", "{")
     status, out, err = parsed(capsys, tmp_path, 1, "--allow_missing")
     assert (status, out) == (2, [])
-    assert "has no usable result" in err[-1]
+    assert "has no usable result" in err[0]
+    assert f"  {tmp_path}/1/rte/eval_results.json: not valid JSON" in err[1]
 
 
 @pytest.mark.parametrize(
@@ -438,7 +440,7 @@ def test_any_tree_gives_a_right_row_or_a_full_error(tmp_path_factory, tree):
             assert {line.strip().partition(": ")[0] for line in err.getvalue().splitlines()[1:]} == at_fault
 
 
-# Part 4: statistics, epochs, costs, comparisons, formats.
+# Statistics, epochs, costs, comparisons, formats.
 
 FOUR = {"mrpc": [0.80, 0.86, 0.90, 0.90], "rte": [0.60, 0.70, 0.70, 0.80]}
 
@@ -526,21 +528,21 @@ def test_units(name, value, text):
 
 
 def test_caption_names_starts_metrics_and_drops(tmp_path, capsys):
-    """MNLI starts by task, and by row where there are several; metrics that aren't the default; what was dropped."""
+    """Starts from an adapter, with the row if there are several; other metrics than the default; what is dropped."""
     write_rows(tmp_path / "a", {"rte": [0.6, 0.7]}, arguments={"init_adapter_from": "x/mnli"})
     write_rows(tmp_path / "a", {"mrpc": [0.8, 0.8], "cola": [0.5, 0.0]})
     _, out, _ = parsed(capsys, tmp_path / "a", 2)
-    assert out[0].endswith("; STS-B: combined score; MNLI starts: rte; peak memory: process")
-    _, out, _ = parsed(capsys, tmp_path / "a", 2, "--drop_collapsed", "--metric", "stsb=pearson")
+    assert out[0].endswith("; started from an adapter: rte; peak memory: process")
+    _, out, _ = parsed(capsys, tmp_path / "a", 2, "--drop_collapsed")
     assert "over up to 2 seeds" in out[0]
-    assert "; STS-B: Pearson; " in out[0]
     assert "; collapsed and diverged runs dropped (--drop_collapsed): 1; " in out[0]
     assert out[2].startswith("a | 80.0 ± 0.0 | 50.0 ± 0.0 (n=1) | 65.0 ± 5.0 | 63.3 ± 0.0 (n=1) | ")
     write_rows(tmp_path / "b", {"mrpc": [0.8, 0.8], "cola": [0.5, 0.4], "rte": [0.6, 0.5]})
     _, out, _ = parsed(capsys, tmp_path / "b", tmp_path / "a", 2)
-    assert "; MNLI starts: a (rte); " in out[0]
+    assert "; started from an adapter: a (rte); " in out[0]
     scores = {"last": {"eval_accuracy": 0.7, "eval_f1": 0.81}}
     write_run(tmp_path / "c", 1, "mrpc", 0.7, scores=scores)
+    write_run(tmp_path / "c", 1, "stsb", 0.5)
     _, out, _ = parsed(capsys, tmp_path / "c", 1, "--metric", "mrpc=f1")
     assert "; last epoch; mrpc: F1; STS-B: combined score; " in out[0]
     assert out[2].startswith("c | 81.0 ± 0.0 | ")
@@ -593,6 +595,26 @@ def test_permutation_test_can_confirm_with_more_seeds(tmp_path, capsys):
     write_rows(tmp_path / "b", {"rte": [value - 0.1 + 0.001 * i for i, value in enumerate([*FIVE, 0.75])]})
     _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 6)
     assert rows_of(out)[-2][-2:] == ["0.0312 (at least 0.0312)", "a is better"]
+    for name in "ab":  # a second task doubles that p as it doubles the t-test's
+        write_rows(tmp_path / name, {"mrpc": [*FIVE, 0.75]})
+    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 6)
+    assert rows_of(out)[-2][-2:] == ["0.0312 (at least 0.0312)", "a is better, by the t-test alone"]
+
+
+def test_comparison_names_what_else_differs(tmp_path, capsys):
+    """Rank and method, as PEFT has them, and every argument and hash that differs; not the flags of the method."""
+    write_rows(tmp_path / "a", {"rte": FIVE, "cola": FIVE})
+    other = {"arguments": {"adapter_name": "none", "rank": 16, "num_train_epochs": 80.0}, "adapter_config": None}
+    write_rows(tmp_path / "b", {"rte": shifted([0.01, 0.02, 0.03, 0.01, 0.02])}, **other)
+    write_rows(tmp_path / "b", {"cola": FIVE}, **other, data_sha256={"validation": "other"})
+    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5)
+    (line,) = (line for line in out if line.startswith("the runs differ in: "))
+    assert line == (
+        'the runs differ in: method "LORA" / none, rank 4 / none, num_train_epochs 10.0 / 80.0, '
+        'validation data "cola validation" / "other"'
+    )
+    _, out, _ = parsed(capsys, tmp_path / "a", write_rows(tmp_path / "c", {"rte": FIVE, "cola": FIVE}), 5)
+    assert "the runs differ in: nothing that was recorded" in out
 
 
 def test_comparison_without_spread(tmp_path, capsys):
@@ -604,6 +626,7 @@ def test_comparison_without_spread(tmp_path, capsys):
         assert rows_of(out)[-2][2:6] == ["10.0", "-", "-", "-"]
         assert rows_of(out)[-2][-1] == "no difference shown"
         assert out[-1].startswith("no t-test where there is one seed")
+        assert "Holm over 1 task," in next(line for line in out if line.startswith("b minus a"))
 
 
 def test_every_other_row_is_compared_with_the_first(tmp_path, capsys):
@@ -629,7 +652,7 @@ def test_rows_with_other_tasks(tmp_path, capsys):
     write_tree(tmp_path / "b", {"rte": [0.7, 0.9]})
     _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 2, "--allow_missing")
     assert out[2:4] == [r"a | 90.0 ± 0.0 | 65.0 ± 5.0 | 65.0 ± 5.0 \\", r"b | - | 80.0 ± 10.0 | 80.0 ± 10.0 \\"]
-    assert "avg covers the tasks that every row has: rte" in out
+    assert "avg, training and memory cover the tasks that every row has: rte" in out
 
 
 @pytest.mark.parametrize("form", ["markdown", "latex"])
@@ -654,6 +677,16 @@ def test_bold_family_counts_every_other_row(tmp_path, capsys):
     three = parsed(capsys, tmp_path / "a", tmp_path / "b", tmp_path / "c", 5, "--format", "markdown")[1]
     assert any("**74.3 ± " in line for line in two)
     assert not any("**" in line for line in three)
+
+
+def test_bold_family_keeps_rows_that_the_mean_puts_first(tmp_path, capsys):
+    """By the median b is best of rte, by the mean a: no bold there, and mrpc's p still counts two tests."""
+    steps = [0.01, 0.02, 0.03, 0.05, 0.005]  # p = 0.046
+    write_rows(tmp_path / "a", {"mrpc": FIVE, "rte": FIVE})
+    write_rows(tmp_path / "b", {"mrpc": shifted(steps), "rte": shifted([0.01, 0.01, 0.01, -0.3, -0.3])})
+    argv = [tmp_path / "a", tmp_path / "b", 5, "--format", "markdown", "--statistic", "median"]
+    assert not any("**" in line for line in parsed(capsys, *argv)[1])
+    assert any("**" in line for line in parsed(capsys, *argv, "--tasks", "mrpc")[1])
 
 
 def test_bold_needs_the_runner_up(tmp_path, capsys):
@@ -753,7 +786,8 @@ def test_json_and_csv_have_every_number_with_its_protocol(tmp_path, capsys):
     assert records["a", "stsb"]["metric"] == "combined_score"
     compared = records["b minus a", "rte"]
     assert compared["value"] == pytest.approx(5) and compared["permutation_p"] == 0.0625
-    assert compared["holm_p"] == pytest.approx(compared["p"])  # stsb has no spread, so the family is one
+    assert compared["holm_p"] == pytest.approx(2 * compared["p"])  # stsb has no spread, and counts in the family
+    assert compared["holm_permutation_p"] == 0.125
     status, out, err = parsed(capsys, *argv, "csv")
     rows = list(csv.DictReader(out))
     assert status == 0 and err[0] == content["captions"][0]
@@ -898,6 +932,43 @@ def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, 
     finished = sum(finished[0] if run[0] == "link" else done for run, done in zip(runs, finished, strict=True))
     sums = next(line for line in out.getvalue().splitlines() if line.startswith("all "))
     assert re.search(rf" {finished}/0/\d/\d$", sums)
+
+
+def test_listed_runs_of_mnli_and_of_one_evaluation(tmp_path, capsys):
+    """MNLI's score is the mean of both sets; a run that was evaluated once has no best epoch."""
+    write_run(tmp_path / "lora4", 1, "mnli", 0.84, 0.90)
+    write_run(tmp_path / "lora4", 2, "mnli", 0.60, 0.70, arguments={"eval_strategy": "no"})
+    status, out, err = parsed(capsys, tmp_path / "lora4", tmp_path / "lora4" / ".." / "lora4", 2, "--tasks", "mnli",
+                              "--format", "runs")  # fmt: skip
+    first, second = csv.DictReader(out)
+    assert status == 0 and not any("paired by seed" in line for line in err)
+    assert [float(first[name]) for name in ("last", "best")] == pytest.approx([87, 87])
+    assert (float(second["last"]), second["best"], second["best_epoch"]) == (pytest.approx(65), "", "")
+
+
+@pytest.mark.parametrize("flags", [["--published"], ["--ddof", "1"], ["--statistic", "median"]])
+def test_options_without_effect_on_the_list_of_runs(tmp_path, capsys, flags):
+    """They are refused by name."""
+    with pytest.raises(SystemExit) as stop:
+        parse_results.main([str(tmp_path), "1", "--format", "runs", *flags])
+    assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_costs_cover_the_tasks_that_every_row_has(tmp_path, capsys):
+    """A row with a task more isn't slower for it."""
+    write_rows(tmp_path / "a", {"rte": [0.6], "mrpc": [0.9]})
+    write_rows(tmp_path / "b", {"rte": [0.7]})
+    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 1, "--allow_missing")
+    assert [row[-2] for row in rows_of(out)[1:3]] == ["0:01:00", "0:01:00"]
+
+
+def test_latex_minus_signs_in_numbers_alone(tmp_path, capsys):
+    """A verdict has the row's name as it is."""
+    write_rows(tmp_path / "a", {"cola": [-value for value in FIVE]})
+    write_rows(tmp_path / "b_lr2e-4", {"cola": shifted([0.04, 0.05, 0.06, 0.05, 0.05])})
+    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b_lr2e-4", 5, "--format", "latex")
+    text = "\n".join(out)
+    assert "2e$-$4" not in text and "$-$72.0" in text
 
 
 def test_runs_are_listed_one_a_line(tmp_path, capsys):

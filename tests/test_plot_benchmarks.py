@@ -45,13 +45,25 @@ def test_panels_show_the_ratios():
 
 
 def test_figure_is_written(tmp_path, capsys):
+    """The same numbers give the same bytes."""
     for name in ("a.png", "b.png"):
         assert plot_benchmarks.main([*map(str, FILES), str(tmp_path / name)]) == 0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_numbers_that_are_not_there(tmp_path, capsys):
+    """A line that lacks an adapter is named with it, and no figure is left."""
+    content = json.loads(FILES[0].read_text())
+    del content["training_step"]["frozen base"]
+    (tmp_path / "bench.json").write_text(json.dumps(content))
+    assert plot_benchmarks.main([str(tmp_path / "bench.json"), str(FILES[1]), str(tmp_path / "a.png")]) == 2
+    assert "a benchmark's line without 'frozen base'" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
+
+
 def test_wrong_files_are_named(tmp_path, capsys):
+    """Each in one line."""
     adapters, grid = map(str, FILES)
     out = tmp_path / "a.png"
     for argv, named in (

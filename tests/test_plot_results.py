@@ -62,6 +62,18 @@ def test_panels_show_seeds_means_and_intervals(roots, tmp_path):
     assert bar[:, 1] == pytest.approx([88 - 4.3027 * 2 / 3**0.5, 88 + 4.3027 * 2 / 3**0.5], abs=1e-3)
 
 
+def test_hollow_marks_are_of_the_metric_drawn(roots):
+    """Papers print MRPC's accuracy: beside our F1 there is no mark of theirs, and no word of them in the legend."""
+    for task, values in SCORES.items():
+        for seed, value in enumerate(values, start=1):
+            write_run(roots[0], seed, task, value, scores={"last": {"eval_f1": value, "eval_accuracy": value}})
+    for metric, expected in (("accuracy", True), ("f1", False)):
+        figure, panels = plotted(roots[0], "--tasks", "mrpc", "--metric", f"mrpc={metric}", 3, "a.png")
+        axes = next(iter(panels.values()))
+        labels = [text.get_text() for text in figure.legends[0].texts]
+        assert bool(hollow(axes)) is expected and any("hollow" in label for label in labels) is expected
+
+
 def test_sizes_are_on_a_log_axis(roots):
     """The last panel has the average of the tasks at the adapter's own parameters, without the head."""
     _, panels = plotted(*roots, 3, "a.png")

@@ -155,13 +155,39 @@ def test_figure_file_is_whole_and_repeatable(trained, tmp_path, capsys, suffix):
 
 
 def test_runs_of_one_adapter_share_a_line(trained, tmp_path, capsys):
-    """RESULTS/<adapter>/<seed>/<task> is named for the adapter, another folder for itself."""
-    folder = trained("lora")
-    other = tmp_path / "results" / "lora" / "2" / "mrpc"
-    shutil.copytree(folder, other)
-    shutil.copytree(folder, tmp_path / "own")
-    _, said = plot(capsys, folder, other, tmp_path / "own", tmp_path / "a.png")
+    """RESULTS/<adapter>/<seed>/<task> is named for the adapter, another folder for itself; a run counts once."""
+    first, second = (tmp_path / "results" / "lora" / seed / "mrpc" for seed in "12")
+    for folder in (first, second, tmp_path / "own"):
+        shutil.copytree(trained("lora"), folder)
+    _, said = plot(capsys, first, second, f"{first}/", tmp_path / "own", tmp_path / "a.png")
     assert [line.split()[1:3] for line in said.splitlines()[-2:]] == [["lora", "24"], ["own", "12"]]
+
+
+def test_adapters_of_one_name_have_lines_of_their_own(trained, tmp_path, capsys):
+    """results/lora and others/lora are two adapters."""
+    folders = [tmp_path / results / "lora" / "1" / "mrpc" for results in ("results", "others")]
+    for folder in folders:
+        shutil.copytree(trained("lora"), folder)
+    _, said = plot(capsys, *folders, tmp_path / "a.png")
+    assert [line.split()[1:3] for line in said.splitlines()[-2:]] == [["results/lora", "12"], ["others/lora", "12"]]
+
+
+def test_broken_run_folders(trained, tmp_path, capsys):
+    """A file that can't be used is named in one line."""
+    for content, name, reason in (
+        ("{", "adapter_config.json", "can't be loaded"),
+        ('{"peft_type": "NOPE", "base_model_name_or_path": "%s"}', "adapter_config.json", "can't be loaded"),
+        ("{", "config.json", "no usable config.json in it"),
+        ('{"base_model": null}', "run.json", None),
+    ):
+        folder = tmp_path / "broken"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(trained("lora"), folder)
+        base = read(folder / "adapter_config.json")["base_model_name_or_path"]
+        (folder / name).write_text(content.replace("%s", base))
+        status, said = plot(capsys, folder, tmp_path / "a.png")
+        assert status == (0 if reason is None else 2)
+        assert reason is None or f"RUN_FOLDER {folder}: {reason}" in said
 
 
 def test_methods_without_an_update(trained, tiny, tmp_path, capsys):

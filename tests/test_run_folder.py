@@ -405,7 +405,7 @@ def test_the_summary_counts_and_names_what_is_left(tmp_path, outcomes, status):
     assert done.returncode == status, done.stderr
     counts = [sum(line.startswith(kind) for line in outcomes) for kind in ("done", "finished", "failed")]
     assert done.stdout.splitlines()[0] == (
-        f"train_all.sh: {counts[0]} runs done, {counts[1]} skipped because they were finished, {counts[2]} failed"
+        f"train_all.sh: {counts[0]} done, {counts[1]} skipped as finished, {counts[2]} failed"
     )
     named = sum(not line.startswith(("done", "finished")) for line in outcomes) + (not outcomes)
     assert len(done.stdout.splitlines()) == 1 + named

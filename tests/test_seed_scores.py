@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 from make_results import metrics_of, write_rows, write_run
@@ -27,7 +26,7 @@ def error(*argv: object) -> str:
     return str(caught.value)
 
 
-def scores(folder: Path, task: str = "rte") -> dict:
+def scores(task: str = "rte") -> dict:
     """Return `scores` of one run as run_glue.py writes it: the last epoch .70, the best .80, the selected .75."""
     entries = {name: metrics_of(task, value) for name, value in (("last", 0.7), ("best", 0.8), ("selected", 0.75))}
     return {"scores": {**entries, "history": list(entries.values())}}
@@ -36,7 +35,7 @@ def scores(folder: Path, task: str = "rte") -> dict:
 @pytest.mark.parametrize(("epoch", "score"), [("last", 0.7), ("best", 0.8), ("selected", 0.75)])
 def test_epochs_come_from_run_json(tmp_path, epoch, score):
     """With --load_best_model_at_end eval_results.json holds the best epoch: run.json's `scores` go before it."""
-    folder = write_run(tmp_path, 1, "rte", 0.8, **scores(tmp_path), arguments={"load_best_model_at_end": True})
+    folder = write_run(tmp_path, 1, "rte", 0.8, **scores(), arguments={"load_best_model_at_end": True})
     (results,) = read(tmp_path, 1, "--epoch", epoch).rows
     assert results.scores("rte") == {1: score}
     assert results.runs["rte"][1].source == folder / "run.json"
@@ -110,7 +109,35 @@ def test_a_result_counts_once(tmp_path):
     os.link(tmp_path / "a" / "1" / "rte" / "eval_results.json", tmp_path / "a" / "2" / "rte" / "eval_results.json")
     (tmp_path / "a" / "1" / "rte" / "run.json").unlink()
     assert "2/rte/eval_results.json: is the same file as" in error(tmp_path / "a", 2)
-    assert "is the same file as" in error(tmp_path / "a", tmp_path / "a", 1)
+    (tmp_path / "b").symlink_to("a")
+    assert "is the same file as" in error(tmp_path / "a", tmp_path / "b", 1)
+
+
+def test_a_metric_of_no_task_of_the_table_is_refused(tmp_path):
+    """It would have no effect."""
+    write_run(tmp_path / "a", 1, "rte", 0.7)
+    message = error(tmp_path / "a", 1, "--tasks", "rte", "--metric", "mrpc=f1")
+    assert message == "--metric mrpc=f1: mrpc is not one of the table's tasks, rte"
+    assert "stsb is not one of" in error(tmp_path / "a", 1, "--tasks", "rte", "--stsb_metric", "pearson")
+
+
+def test_dropped_runs_of_a_task_without_a_column_are_listed(tmp_path):
+    """Where all runs of a task collapsed or are broken, their folders and reasons are there all the same."""
+    write_run(tmp_path, 1, "rte", 0.7)
+    write_run(tmp_path, 1, "cola", 0.0)
+    (write_run(tmp_path, 1, "mrpc", 0.5) / "run.json").write_text("{")
+    lines = health(tmp_path, 1, "--drop_collapsed", "--allow_missing")
+    assert f"collapsed, dropped: {tmp_path}/1/cola (eval_matthews_correlation is 0)" in lines
+    assert any(line.startswith(f"unusable: {tmp_path}/1/mrpc (not valid JSON") for line in lines)
+
+
+def test_a_root_given_again_and_a_job_log_are_left_out(tmp_path):
+    """`x/b x/*` has each folder once, b first; a sweep's log among them is no row."""
+    for name in "ab":
+        write_run(tmp_path / name, 1, "rte", 0.7)
+    (tmp_path / "joblog.tsv").write_text("Seq\n")
+    results = read(tmp_path / "b", *sorted(tmp_path.iterdir()), f"{tmp_path}/a/", 1)
+    assert [row.name for row in results.rows] == ["b", "a"]
 
 
 def test_links_to_different_results_are_fine(tmp_path):
@@ -283,7 +310,7 @@ def test_what_was_not_checked_is_said(tmp_path):
     (tmp_path / "1" / "cola" / "run.json").unlink()
     (tmp_path / "2" / "rte" / "run.json").unlink()
     assert health(tmp_path, 2)[1:] == [
-        "not checked: the arguments of 2 runs (no run.json) and whether 1 runs collapsed (no eval_majority_share)"
+        "not checked: the arguments of 2 runs (no run.json) and whether 1 run collapsed (no eval_majority_share)"
     ]
 
 
@@ -335,7 +362,7 @@ def test_collapse_is_judged_by_the_epoch_that_is_reported(tmp_path):
     """A run that collapsed at its end but not before is a result at its best epoch."""
     write_run(tmp_path, 1, "cola", 0.6, scores={"last": {"eval_matthews_correlation": 0.0}})
     assert len(health(tmp_path, 1)) == 1 and "eval_matthews_correlation is 0" in health(tmp_path, 1)[0]
-    assert health(tmp_path, 1, "--epoch", "best") == ["nothing found in 1 runs"]
+    assert health(tmp_path, 1, "--epoch", "best") == ["nothing found in 1 run"]
 
 
 def test_diverged_and_failed(tmp_path):
@@ -392,7 +419,7 @@ def test_runs_made_in_another_way(tmp_path, changes, reason):
     write_run(tmp_path, 3, "rte", 0.62, **changes)
     expected = "nothing found in 4 runs"
     if reason is not None:
-        expected = f"differs from its row: {tmp_path}/3/rte: {reason.format(root=tmp_path)}"
+        expected = f"differs from its row: {tmp_path}/3/rte: {reason}"
     assert health(tmp_path, 4) == [expected]
 
 

@@ -62,6 +62,7 @@ def test_every_state_by_hand(tmp_path, capsys):
 
 
 def test_a_run_stopped_before_its_first_checkpoint_is_no_failure(tmp_path, capsys):
+    """It starts again from the beginning."""
     log = "loading\nrun_glue.py: stopped by SIGTERM: start it again with --resume\n== ended with exit status 75\n"
     folder = begin(tmp_path / "lora4", 1, "rte", run_log=log)
     lines = status(capsys, tmp_path / "lora4", 1)
@@ -188,8 +189,15 @@ def test_options_without_effect_are_refused(tmp_path, capsys, more):
     assert f"not with {more[0]}" in capsys.readouterr().err
 
 
+def test_a_run_without_evaluation_is_finished(tmp_path, capsys):
+    """Without --do_eval there is no score, and nothing has failed."""
+    folder = write_run(tmp_path / "a", 1, "rte", 0.6, arguments={"do_eval": False}, scores=None)
+    (folder / "eval_results.json").unlink()
+    assert counts(status(capsys, tmp_path / "a", f"{tmp_path}/a/", 1), "a")[0] == "1/0/0/0"
+
+
 def test_it_only_reads(tmp_path, capsys):
-    """Nothing is written, and a run's lock can be taken at once while the state is being asked for again and again."""
+    """Nothing is written, and no lock is kept."""
     write_run(tmp_path, 1, "rte", 0.6)
     folder = begin(tmp_path, 2, "rte", run_lock="", failure_txt="x", run_log="y")
     before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}

@@ -324,7 +324,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(world
     first = train_all(**settings(world, **jobs))
     assert first.returncode == 1
     lines = first.stdout.splitlines()[-3:]
-    assert lines[0] == "train_all.sh: 2 runs done, 0 skipped because they were finished, 2 failed"
+    assert lines[0] == "train_all.sh: 2 done, 0 skipped as finished, 2 failed"
     assert sorted(lines[1:]) == [
         f"failed: {world}/results/lora4/{seed}/mrpc (exit status 3): a line of the run" for seed in (1, 2)
     ]
@@ -338,7 +338,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(world
     (world / "calls").unlink()
     second = train_all(**settings(world, **jobs))
     assert second.returncode == 0
-    assert "2 runs done, 2 skipped because they were finished, 0 failed" in second.stdout
+    assert "2 done, 2 skipped as finished, 0 failed" in second.stdout
     assert sorted(folders(world)) == ["1/mrpc", "2/mrpc"]
 
 
@@ -392,8 +392,8 @@ def test_a_run_whose_end_was_not_seen_is_not_counted_as_finished(world):
     (world / "kill").touch()
     done = train_all(**settings(world, JOBS="1"))
     assert done.returncode == 75
-    assert "3 runs done, 0 skipped because they were finished, 0 failed" in done.stdout
-    assert "1 runs were not started, or their end was not seen: start the sweep again" in done.stdout
+    assert "3 done, 0 skipped as finished, 0 failed" in done.stdout
+    assert "1 run was not started, or the end was not seen: start the sweep again" in done.stdout
     assert train_all(**settings(world, JOBS="1")).returncode == 0
 
 
@@ -544,7 +544,7 @@ def test_a_folder_that_can_t_be_written_is_one_failed_run(world):
     (world / "results/lora4/1/rte").write_text("a file")
     done = train_all(**settings(world))
     assert done.returncode == 1
-    assert "3 runs done, 0 skipped because they were finished, 1 failed" in done.stdout
+    assert "3 done, 0 skipped as finished, 1 failed" in done.stdout
     assert f"failed: {world}/results/lora4/1/rte (exit status 2)" in done.stdout
     assert "rte: is a file, not a folder" in done.stdout
 
