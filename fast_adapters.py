@@ -91,7 +91,7 @@ class _MergedLinear(torch.autograd.Function):
             if needs[6] or needs[7]:
                 if call.compute_dtype == torch.float16 and tensors[0] is not None:
                     unit = grad_output.abs().amax().float().clamp_min(1e-30) / FP16_PEAK
-                    call, grad_y = call._replace(scaling=call.scaling * unit), (grad_output / unit).half()
+                    call, grad_y = call._replace(scaling=call.scaling * unit), (grad_output.float() / unit).half()
                 grads = call.layer._gradients(call, kept, grad_y, *tensors)
         return None, grad_x, None, grad_bias, None, None, *grads
 
@@ -114,6 +114,8 @@ def _cast(base: Tensor, dtype: torch.dtype) -> Tensor:
 
     In training only an edit of a base through `.data` under autocast goes unseen, until the next train() or eval().
     """
+    if torch.compiler.is_compiling():
+        return base.to(dtype)  # a compiled graph can't look into the dictionary
     identity = (dtype, base.data_ptr(), base._version)
     if base.dtype != dtype and _casts.get(base, (None,))[0] != identity:
         _casts[base] = (identity, base.to(dtype))

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 import run_folder
-from run_folder import UsageError
+from run_folder import UsageError, first_line
 
 MAX_SEED = 2**32 - 1  # numpy's limit
 
@@ -32,6 +32,12 @@ task_to_keys = {
     "sst2": ("sentence", None),
     "stsb": ("sentence1", "sentence2"),
     "wnli": ("sentence1", "sentence2"),
+}
+# Fields of TrainingArguments that would make a run's record untrue, and why.
+UNUSABLE_FLAGS = {
+    "enable_jit_checkpoint": "a run that SIGTERM cuts short would count as finished; without this it saves and stops",
+    "auto_find_batch_size": "the batch size would not be the one that is recorded; out of memory names one that fits",
+    "prediction_loss_only": "no task's metric could be computed",
 }
 # Flags that mean something for some adapters only; given with another one they are refused, not ignored.
 ADAPTER_FLAGS = {
@@ -221,9 +227,14 @@ class GlueTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         """Settle what the machine decides, before the parent's checks."""
         self.keep_checkpoints = self.save_total_limit is not None
-        self.save_total_limit = 1 if self.save_total_limit is None else self.save_total_limit
+        # Of the best and the last checkpoint Trainer would delete one at the end, before the run's record is written.
+        if self.save_total_limit is None:
+            self.save_total_limit = 2 if self.load_best_model_at_end else 1
         # The parent would put the loss there.
-        self.follows_task_metric = self.metric_for_best_model is None and self.load_best_model_at_end
+        needs_metric = self.load_best_model_at_end or self.save_strategy == "best"
+        self.follows_task_metric = self.metric_for_best_model is None and needs_metric
+        if self.ddp_broadcast_buffers is None:
+            self.ddp_broadcast_buffers = False  # the random bases are frozen, and the same in every process
         if self.selection_fraction is not None and self.eval_strategy == "no":
             self.eval_strategy = "epoch"
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
@@ -278,7 +289,7 @@ def parse_arguments(
     if unknown:
         raise UsageError(f"unknown argument {unknown[0]!r}; `python run_glue.py --help` lists the flags")
     model_args, data_args, adapter_args, training_args = parsed
-    given = {token[2:].split("=")[0].replace("-", "_") for token in argv if token.startswith("--")}
+    given = set(run_folder.given_flags(argv))
     check_training_arguments(training_args, given)
     check_data_arguments(data_args, training_args)
     check_adapter_arguments(adapter_args, model_args, training_args, given)
@@ -310,6 +321,13 @@ def check_training_arguments(args: GlueTrainingArguments, given: set[str]) -> No
     """Raise UsageError for training flags that no run could use."""
     if not (args.do_train or args.do_eval or args.do_predict):
         raise UsageError("nothing to do: give at least one of --do_train, --do_eval, --do_predict")
+    for name, reason in UNUSABLE_FLAGS.items():
+        if getattr(args, name):
+            raise UsageError(f"--{name}: {reason}")
+    if args.resume_from_checkpoint is not None:
+        for name, wanted in (("do_train", True), ("resume", False), ("overwrite_output_dir", False)):
+            if getattr(args, name) is not wanted:
+                raise UsageError(f"--resume_from_checkpoint goes {'with' if wanted else 'without'} --{name}")
     if args.resume and args.overwrite_output_dir:
         raise UsageError("--resume and --overwrite_output_dir contradict each other: give one of them")
     for name in ("seed", "data_seed"):
@@ -402,7 +420,12 @@ def check_adapter_arguments(
     if model_args.model_name_or_path is None:
         if adapter_args.adapter_path is None:
             raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
-        model_args.model_name_or_path = PeftConfig.from_pretrained(adapter_args.adapter_path).base_model_name_or_path
+        try:
+            saved = PeftConfig.from_pretrained(adapter_args.adapter_path)
+        except (OSError, TypeError, ValueError) as error:
+            raise UsageError(f"--adapter_path {adapter_args.adapter_path}: {first_line(error)}") from error
+        model_args.model_name_or_path, revision = saved.base_model_name_or_path, saved.revision
+        model_args.model_revision = revision or model_args.model_revision
 
 
 def check_saved_adapters(adapter_args: AdapterArguments, adapter: str, do_train: bool) -> None:

@@ -157,9 +157,10 @@ def describe_task(
     Raises UsageError for a missing column, an empty cell, or a validation label that training never shows.
     """
     source = data_args.source
-    labelled = (
-        raw_datasets["train"] if "train" in raw_datasets else raw_datasets[splits(raw_datasets, "validation")[0][0]]
-    )
+    labelled_splits = splits(raw_datasets, "train") + splits(raw_datasets, "validation")
+    if not labelled_splits:
+        raise UsageError(f"{source} has neither a train nor a validation split, which name the labels")
+    labelled = raw_datasets[labelled_splits[0][0]]
     if "label" not in labelled.column_names:
         raise UsageError(f"{source}: no column `label`; its columns are {', '.join(labelled.column_names)}")
     if data_args.task_name is not None:

@@ -6,6 +6,7 @@ Imported by run_glue.py.
 import contextlib
 import errno
 import hashlib
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def failure_noted(args: GlueTrainingArguments) -> Iterator[None]:
         raise
     except Exception as error:
         failed = error if isinstance(error, RunFailedError) else explain_failure(error, args)
-        if args.should_save:
+        if args.should_save or isinstance(failed, RunFailedError):  # one process's loss alone may diverge
             line = str(failed) if failed else f"{type(error).__name__}: {first_line(error)}"
             with contextlib.suppress(OSError):
                 Path(args.output_dir, run_folder.FAILURE_FILE).write_text(line + "\n", encoding="utf-8")
@@ -202,10 +203,18 @@ class GlueTrainer(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One forward and backward pass; raises DivergedError."""
         loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
-            raise DivergedError(f"the training loss is {loss.item()} at step {self.state.global_step + 1}")
-        self.loss_sum += loss.item()
+        value = loss.item()  # on a GPU the one wait of a step
+        if not math.isfinite(value):
+            raise DivergedError(f"the training loss is {value} at step {self.state.global_step + 1}")
+        self.loss_sum += value
         return loss
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch; Trainer itself would go on for a step where it resumes after the last one in mid-epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def go_on_counting(self) -> None:
         """Let the next log line's mean loss count from the last log line, as if the run had not been stopped."""
@@ -216,10 +225,14 @@ class GlueTrainer(Trainer):
     def make_up_for_evaluation(self) -> None:
         """Evaluate where a signal came in the last step before an evaluation: on resuming, before the next step."""
         state, strategy = self.state, self.args.eval_strategy
-        at_end = strategy == "epoch" and float(state.epoch or 0).is_integer()
-        at_end = at_end or (strategy == "steps" and state.global_step % state.eval_steps == 0)
+        due = False  # by the rules of transformers' DefaultFlowCallback
+        if strategy == "epoch":
+            due = float(state.epoch or 0).is_integer() and self.args.eval_delay <= (state.epoch or 0)
+        elif strategy == "steps":
+            at_end = state.global_step >= state.max_steps
+            due = (at_end or state.global_step % state.eval_steps == 0) and self.args.eval_delay <= state.global_step
         done = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)
-        if state.global_step and at_end and not done:
+        if state.global_step and due and not done:
             metrics = self._evaluate(trial=None, ignore_keys_for_eval=None)
             if self._determine_best_metric(metrics, trial=None):
                 state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{state.global_step}")
@@ -231,6 +244,7 @@ class GlueTrainer(Trainer):
             "unlogged_loss": self.mean_over_processes(self._tr_loss.item()),
             "unlogged_steps": self.state.global_step - self._globalstep_last_logged,
             "seconds": self.seconds_before + time.time() - self.began,
+            "processes": self.args.world_size,
         }
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"

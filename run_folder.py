@@ -72,13 +72,13 @@ TASK_METRICS = {
     "qqp": "accuracy",
     "wnli": "accuracy",
 }
-# Flags that can't move a score. The last two compute the same on another path, on which a run may be resumed.
+# Flags that can't move a score. The last one computes the same on another path, on which a run may be resumed.
 NEUTRAL_FLAGS = frozenset(
     "output_dir resume overwrite_output_dir resume_from_checkpoint overwrite_cache cache_dir token hub_token "
     "disable_tqdm log_level log_level_replica log_on_each_node logging_strategy logging_steps logging_first_step "
     "logging_nan_inf_filter report_to run_name project trackio_space_id save_total_limit ddp_timeout "
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
-    "fast_adapters unpad".split()
+    "fast_adapters".split()
 )
 
 logger = logging.getLogger("run_glue")
@@ -440,7 +440,10 @@ def is_whole(checkpoint: Path) -> bool:
     if read_json(checkpoint / STATE_FILE) is None:
         return False
     weights = [*checkpoint.glob("*.safetensors")]
-    if not weights or not (checkpoint / "optimizer.pt").exists() or not (checkpoint / "scheduler.pt").exists():
+    processes = (read_json(checkpoint / PROGRESS_FILE) or {}).get("processes", 1)
+    random_states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
+    wanted = ["optimizer.pt", "scheduler.pt", *random_states]
+    if not weights or not all((checkpoint / name).exists() for name in wanted):
         return False
     try:
         for path in weights:

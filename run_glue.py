@@ -45,6 +45,7 @@ import resource
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -181,7 +182,8 @@ def held(args: GlueTrainingArguments) -> contextlib.AbstractContextManager[None]
 def may_skip(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> bool:
     """Whether the run is finished already. Raises UsageError where --output_dir holds another run."""
     left = run_folder.traces(output_dir)
-    if left and not (args.resume or args.overwrite_output_dir or args.resume_from_checkpoint):
+    named = args.resume_from_checkpoint and Path(args.resume_from_checkpoint).resolve().parent == output_dir.resolve()
+    if left and not (args.resume or args.overwrite_output_dir or named):
         raise UsageError(
             f"--output_dir {output_dir} holds a run already ({left[0]}): give --resume to continue it, "
             "--overwrite_output_dir to delete it, or another folder"
@@ -331,8 +333,9 @@ def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None
         saved = PeftConfig.from_pretrained(folder).to_dict()
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
+    given = run_folder.read_json(Path(adapter_args.adapter_config)) if adapter_args.adapter_config else {}
     for name in ("projection_prng_key", "save_projection"):
-        if name in saved and getattr(adapter_args, name) in (None, False):
+        if name in saved and name not in given and getattr(adapter_args, name) in (None, False):
             setattr(config, name, saved[name])
     free = {"base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision", "auto_mapping"}
     for name, value in json.loads(json.dumps(config.to_dict(), default=sorted)).items():
@@ -429,8 +432,21 @@ def find_checkpoint(output_dir: Path, args: GlueTrainingArguments) -> Path | Non
     for path in broken:
         logger.warning(f"{path} is truncated: it is not used, resuming from {checkpoint or 'the start'}")
     if checkpoint is not None:
+        started = run_folder.read_json(output_dir / run_folder.COMMAND_FILE) or {}
+        for name, now in machine_of(args).items():
+            if started.get(name, now) != now:
+                raise UsageError(
+                    f"--resume: {checkpoint} is of a run with {name} {started[name]}, and this start has {now}, which "
+                    "would train something else: resume it on a machine like that, or give --overwrite_output_dir"
+                )
         logger.info(f"Resuming from {checkpoint}")
     return checkpoint
+
+
+def machine_of(args: GlueTrainingArguments) -> dict[str, Any]:
+    """What the machine and the launcher decide about the numbers: the global batch and the precision."""
+    precision = next((name for name in ("fp16", "bf16") if getattr(args, name)), "float32")
+    return {"processes": args.world_size, "precision": precision}
 
 
 def load_model(
@@ -446,18 +462,27 @@ def load_model(
     """
     set_seed(seed)  # the new head, and the adapter's start, depend on the seed alone
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
             model_args.model_name_or_path,
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=model_args.ignore_mismatched_sizes,
+            output_loading_info=True,
             **hub_arguments(model_args),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
     base_sha256 = hash_tensors(model.base_model.state_dict())
+    missing = [name for name in loading["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
+    if missing and (adapter_args.adapter_path is not None or adapter_config is not None):
+        names = ", ".join(sorted(missing))
+        raise UsageError(
+            f"--model_name_or_path {model_args.model_name_or_path}: no weights for {names} in it. An adapter would "
+            "stand on random ones, which nobody could load again: save a whole model first"
+        )
     if adapter_args.adapter_path is not None:
+        check_base_model("adapter_path", Path(adapter_args.adapter_path), base_sha256)
         try:
             model = PeftModel.from_pretrained(model, adapter_args.adapter_path)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -472,11 +497,16 @@ def load_model(
     return model, base_sha256
 
 
+def check_base_model(flag: str, folder: Path, base_sha256: str) -> None:
+    """Raise UsageError where the record beside a saved adapter says that it was trained on another model."""
+    base = (run_folder.read_json(folder / run_folder.RECORD_FILE) or {}).get("base_model") or {}
+    if base.get("sha256", base_sha256) != base_sha256:
+        raise UsageError(f"--{flag} {folder}: was trained on another model, {base.get('name')}")
+
+
 def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
     """Load a saved adapter's weights without its head. Raises UsageError unless it fits, tensor by tensor."""
-    record = run_folder.read_json(folder / run_folder.RECORD_FILE) or {}
-    if record.get("base_model", {}).get("sha256", base_sha256) != base_sha256:
-        raise UsageError(f"--init_adapter_from {folder}: was trained on another model, {record['base_model']['name']}")
+    check_base_model("init_adapter_from", folder, base_sha256)
     try:
         weights = peft.load_peft_weights(str(folder), device="cpu")
     except (OSError, ValueError, SafetensorError) as error:
@@ -630,7 +660,8 @@ def clear_output_dir(output_dir: Path, args: GlueTrainingArguments, checkpoint: 
         if args.should_save and checkpoint is None:
             run_folder.clear(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / run_folder.FAILURE_FILE).unlink(missing_ok=True)
+        for name in (run_folder.FAILURE_FILE, run_folder.RECORD_FILE):  # the record of a run that is trained further
+            (output_dir / name).unlink(missing_ok=True)
 
 
 def describe_run(
@@ -656,11 +687,10 @@ def describe_run(
         },
         "data_sha256": {name: hash_rows(rows) for name, rows in raw_datasets.items()},
         "parameters": count_parameters(model),
-        "precision": {"no": "float32"}.get(trainer.accelerator.mixed_precision, trainer.accelerator.mixed_precision),
         "device": torch.cuda.get_device_name()
         if trainer.args.device.type == "cuda"
         else platform.processor() or "cpu",
-        "processes": trainer.args.world_size,
+        **machine_of(trainer.args),
         "threads": torch.get_num_threads(),
         **run_folder.describe_environment(REPOSITORY),
         "metrics": {},
@@ -677,7 +707,7 @@ def note_command(record: dict[str, Any], command: list[str], args: GlueTrainingA
     """Put the command into the record, and beside it from the start, to tell later whose checkpoints these are."""
     record["command"] = command
     if args.should_save:
-        started = {"command": command, "arguments": record["arguments"]}
+        started = {"command": command, "arguments": record["arguments"], **machine_of(args)}
         run_folder.write_json(Path(args.output_dir) / run_folder.COMMAND_FILE, started)
 
 
@@ -794,7 +824,8 @@ def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task:
         combined.update(metrics)
     save_metrics(trainer, "eval", combined, record)
     if "scores" in record:
-        epoch, saves_best = trainer.state.epoch, trainer.args.load_best_model_at_end
+        # Without any evaluation in training, as with a long --eval_delay, there was no best one to load.
+        epoch, saves_best = trainer.state.epoch, trainer.args.load_best_model_at_end and record["scores"]["history"]
         final = {name: value for name, value in without_timings(combined).items() if name.startswith("eval_")}
         record["scores"] = choose_scores(record["scores"]["history"], final, epoch, task, saves_best)
 
@@ -849,12 +880,10 @@ def save_merged(trainer: GlueTrainer, folder: Path) -> None:
 
 
 def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
-    """Delete the checkpoints, write the record, which marks the run as finished, and say where everything is."""
+    """Write the record, which marks the run as finished, delete the checkpoints, and say where everything is."""
     if not trainer.is_world_process_zero():
         return
     output_dir = Path(trainer.args.output_dir)
-    if not trainer.args.keep_checkpoints:
-        run_folder.delete_checkpoints(output_dir)
     saved = [
         path for name in ("adapter_model.safetensors", "model.safetensors") if (path := output_dir / name).exists()
     ]
@@ -863,8 +892,11 @@ def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
     if trainer.args.device.type == "cuda":
         record["peak_memory"] = {"kind": "cuda allocated", "bytes": torch.cuda.max_memory_allocated()}
     else:
-        record["peak_memory"] = {"kind": "process", "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes, as getrusage(2) says
+        record["peak_memory"] = {"kind": "process", "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     run_folder.write_json(output_dir / run_folder.RECORD_FILE, record)
+    if not trainer.args.keep_checkpoints:
+        run_folder.delete_checkpoints(output_dir)
     scores = {
         name.removeprefix("eval_"): value
         for name, value in record["metrics"].items()
@@ -887,6 +919,11 @@ def run_as_script() -> int:
         status, line = 75, str(error)
     except KeyboardInterrupt:
         status, line = 130, "interrupted: start it again with --resume"
+    except Exception as error:
+        if not torch.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        status, line = 1, f"error: {type(error).__name__}"
     if status:
         print(f"run_glue.py: {line}", file=sys.stderr)
     if torch.distributed.is_initialized():

@@ -109,7 +109,7 @@ def pack_tokens(encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tupl
         return None
     mask = kwargs["attention_mask"]
     lengths = mask.sum(dim=1)
-    # The one place where the host waits for a GPU, once a forward pass; the library waits as often to build its mask.
+    # The host waits here for a GPU, once a forward pass, as the library does to build its mask.
     *row_lengths, real_starts = torch.cat([lengths, mask[:, :1].sum(dim=0)]).tolist()
     if sum(row_lengths) == mask.numel():  # no padding: no mask either, as in the library
         return args, {**kwargs, "attention_mask": None}

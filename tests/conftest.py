@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests compare to the bit, and with results from the CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import make_tiny

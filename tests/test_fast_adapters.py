@@ -277,8 +277,21 @@ def test_distributed_data_parallel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("adapter", KINDS)
+def test_compiled_under_autocast(adapter: str) -> None:
+    """In mixed precision a layer is one graph too, and computes what it computes uncompiled."""
+    torch.compiler.reset()
+    _, ours = twins(adapter)
+    ours = ours.float()
+    compiled = torch.compile(ours, backend="eager", fullgraph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = tokens(4, 90).float()
+        assert torch.equal(compiled(x), ours(x))
+
+
+@pytest.mark.parametrize("adapter", KINDS)
 def test_compiled(adapter: str) -> None:
     """torch.compile traces the layers in training and evaluation (with the backend that only traces) to one graph."""
+    torch.compiler.reset()  # it counts recompilations over all tests, and stops at 8
     theirs, ours = twins(adapter)
     compiled = torch.compile(ours, backend="eager", fullgraph=True)
     for mode, size in ((True, 0.2), (False, 0.3), (False, 0.1)):

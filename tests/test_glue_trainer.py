@@ -91,6 +91,36 @@ def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at
     assert not run_folder.checkpoints(stopped)
 
 
+@pytest.mark.parametrize("step", [4, 6], ids=["an evaluation's step", "the last step"])
+def test_a_run_that_ends_in_mid_epoch_resumes_to_the_bit(run, signal_at, step):
+    """The last step lies between two evaluations and two epochs: it is evaluated, and no step more is taken."""
+    flags = {"max_steps": 6, "num_train_epochs": None, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 100}
+    flags |= {"save_strategy": "steps", "selection_fraction": 0.25, "per_device_train_batch_size": 12}
+    whole = run("whole", **flags)
+    signal_at(step)
+    with pytest.raises(StoppedBySignal, match=f"after step {step} of 6"):
+        run("stopped", **flags)
+    assert_same_results(whole, run("stopped", resume=True, **flags))
+    assert [entry["epoch"] for entry in read(whole / "run.json")["scores"]["history"]] == [1.0, 1.5]
+
+
+def test_a_resumed_run_makes_up_for_no_evaluation_that_was_delayed(run, signal_at):
+    """--eval_delay leaves epoch 1 without an evaluation, whether the run is stopped there or not."""
+    flags = {"num_train_epochs": 2, "eval_strategy": "epoch", "eval_delay": 2}
+    whole = run("whole", **flags)
+    signal_at(4)
+    with pytest.raises(StoppedBySignal):
+        run("stopped", **flags)
+    assert_same_results(whole, run("stopped", resume=True, **flags))
+
+
+def test_without_any_evaluation_in_training_the_last_epoch_is_saved(run):
+    """--eval_delay beyond the end: there is no best epoch to load, and the scores are the last one's."""
+    folder = run(load_best_model_at_end=True, eval_strategy="epoch", eval_delay=5)
+    scores = read(folder / "run.json")["scores"]
+    assert scores["last"] == scores["best"] == scores["history"][0] and len(scores["history"]) == 1
+
+
 @pytest.fixture
 def signal_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Make the next evaluation during a training send its own process a signal, once."""

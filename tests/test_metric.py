@@ -14,6 +14,8 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+import run_glue
+
 METRIC = Path(__file__).resolve().parents[1] / "metrics" / "glue"
 ACCURACY_ONLY = ["sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "hans", "ax"]
 
@@ -26,15 +28,9 @@ def own_cache(tmp_path_factory):
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", modules)
         patch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path_factory.mktemp("metrics"))
         patch.setattr(sys, "path", [str(modules), *sys.path])
-        forget_evaluate_modules()
+        run_glue.forget_evaluate_modules()
         yield
-    forget_evaluate_modules()
-
-
-def forget_evaluate_modules() -> None:
-    """Drop evaluate's dynamic package, which stays bound to the cache folder it was first imported from."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
-        del sys.modules[name]
+    run_glue.forget_evaluate_modules()
 
 
 def scores(task: str, predictions: object, references: object) -> dict[str, float]:
@@ -214,8 +210,6 @@ def test_four_processes_load_it_at_once_without_cache_or_network(tmp_path):
 
 def test_load_metric_survives_a_broken_module_cache(tmp_path, monkeypatch):
     """A metric script cut short in evaluate's shared cache breaks evaluate.load, but not run_glue.load_metric."""
-    import run_glue
-
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])  # evaluate would leave it in sys.path for good
     folder = str(run_glue.REPOSITORY / "metrics" / "glue")

@@ -6,6 +6,7 @@ import fcntl
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -97,12 +98,24 @@ def test_a_changed_byte_in_a_file_with_checksums_shows(tmp_path):
     assert not run_folder.is_whole(tmp_path / "checkpoint-1")
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
 def test_a_checkpoint_without_a_file_is_not_whole(tmp_path, name):
     checkpoint = make_checkpoint(tmp_path, 1)
     (checkpoint / name).unlink()
     assert not run_folder.is_whole(checkpoint)
     assert run_folder.last_whole_checkpoint(tmp_path) == (None, [checkpoint])
+
+
+def test_a_checkpoint_of_several_processes_needs_the_random_state_of_each(tmp_path):
+    """Each process writes its own, and one may be killed before it has."""
+    checkpoint = make_checkpoint(tmp_path, 1)
+    run_folder.write_json(checkpoint / run_folder.PROGRESS_FILE, {"processes": 2})
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    assert not run_folder.is_whole(checkpoint)
+    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    assert run_folder.is_whole(checkpoint)
 
 
 def test_clear_deletes_a_run_and_nothing_else(tmp_path):
@@ -222,7 +235,8 @@ def finish(folder: Path, flags: list[str], **arguments: object) -> Path:
         (FLAGS, []),
         (["--rank=4", "--fp16", "True", "--learning-rate", "0.0001", "--do_eval", "--task_name=cola"], []),
         ([*FLAGS, "--rank", "8"], ["--rank 8 (the folder has 4)"]),
-        ([*FLAGS, "--dataloader_num_workers", "2", "--disable_tqdm", "True", "--no_unpad"], []),
+        ([*FLAGS, "--dataloader_num_workers", "2", "--disable_tqdm", "True", "--no_fast_adapters"], []),
+        ([*FLAGS, "--no_unpad"], ["--unpad False (the folder has True)"]),  # other dropout masks
         ([*FLAGS, "--num_train_epochs", "10"], []),
         ([*FLAGS, "--num_train_epochs", "3"], ["--num_train_epochs 3 (the folder has 10.0)"]),
         ([*FLAGS, "--target_modules", "query", "value"], []),
@@ -239,6 +253,7 @@ def test_differences_are_named_flag_by_flag(flags, expected):
         "target_modules": ["query", "value"],
         "pad_to_max_length": False,
         "trained": False,
+        "unpad": True,
         "fp16": False,  # as resolved on a machine without a GPU: not what was asked for
     }
     assert run_folder.differences({"command": FLAGS, "arguments": arguments}, flags) == expected

@@ -228,9 +228,7 @@ def test_float16_checkpoint_trains_in_float32(run, tiny, tmp_path):
     shutil.copytree(tiny / "roberta", half)
     AutoModelForSequenceClassification.from_pretrained(tiny / "roberta").half().save_pretrained(half)
     assert AutoConfig.from_pretrained(half).dtype == torch.float16
-    folder = run(
-        model_name_or_path=half, adapter_name="none", rank=None, num_labels=None, ignore_mismatched_sizes=True
-    )
+    folder = run(model_name_or_path=half, adapter_name="none", rank=None, ignore_mismatched_sizes=True)
     assert {tensor.dtype for tensor in saved_weights(folder).values()} == {torch.float32}
 
 
@@ -368,6 +366,32 @@ def test_a_named_checkpoint_is_resumed_from(run):
     assert read(other / "run.json")["scores"]["last"] == read(whole / "run.json")["scores"]["last"]
 
 
+def test_a_named_checkpoint_is_no_way_into_another_runs_folder(run):
+    """Its record would go on counting as finished; in the checkpoint's own folder it goes with the training."""
+    flags = {"num_train_epochs": 2, "save_total_limit": 2}
+    named = run_folder.checkpoints(run("whole", **flags))[1]
+    run("other", seed=2)
+    with pytest.raises(UsageError, match="--output_dir .*other holds a run already"):
+        run("other", resume_from_checkpoint=named, **flags)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(run_glue, "train", lambda *_: {}["stop"])
+        run("whole", resume_from_checkpoint=named, **flags)
+    assert not (named.parent / "run.json").exists()
+
+
+def test_a_run_is_not_resumed_with_another_batch_or_precision(run):
+    """The launcher decides the number of processes, the machine the precision: both are no flags, but move a score."""
+    with killed_at_step_5(), pytest.raises(Killed):
+        run(num_train_epochs=2)
+    (command,) = run("finished").parent.glob("out/command.json")
+    started = read(command)
+    assert (started["processes"], started["precision"]) == (1, "float32")
+    for name, value in (("processes", 4), ("precision", "fp16")):
+        command.write_text(json.dumps(started | {name: value}))
+        with pytest.raises(UsageError, match=f"--resume: .*checkpoint-4 is of a run with {name} {value}"):
+            run(num_train_epochs=2, resume=True)
+
+
 def test_resume_with_nothing_whole_starts_afresh(run, caplog):
     reference = run("reference")
     broken = run("broken", save_total_limit=1)
@@ -468,6 +492,33 @@ def test_adapter_path_evaluates_and_predicts_without_training(run, tiny):
     assert {line.split("\t")[1] for line in lines[1:]} <= {"equivalent", "not_equivalent"}
     with pytest.raises(UsageError, match="--adapter_path .*trained for the labels"):
         run("other", adapter_path=folder, task_name="mnli", do_train=None, adapter_name=None, rank=None)
+
+
+def test_a_saved_adapter_is_not_scored_on_another_model(run, tiny, tmp_path):
+    """The record beside it knows the weights that it was trained on, whatever their folder is called."""
+    folder = run()
+    shutil.copytree(tiny / "roberta", tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    save_file(weights | {name: weights[name] + 1}, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    flags = {"do_train": None, "adapter_name": None, "rank": None, "adapter_path": folder}
+    with pytest.raises(UsageError, match=f"--adapter_path {folder}: was trained on another model, {tiny}/roberta"):
+        run("again", model_name_or_path=tmp_path / "other", **flags)
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(UsageError, match=f"--adapter_path {folder}: "):
+        run("again", model_name_or_path=None, **flags)
+
+
+def test_an_adapter_needs_the_whole_pre_trained_model(run, tiny, tmp_path):
+    """Weights that the file lacks would be drawn anew at every load; full fine-tuning trains and saves them."""
+    shutil.copytree(tiny / "bert", tmp_path / "bert")
+    weights = load_file(tmp_path / "bert" / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler." not in name}
+    assert len(kept) == len(weights) - 2
+    save_file(kept, tmp_path / "bert" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="--model_name_or_path .*: no weights for bert.pooler.dense.bias, "):
+        run(model_name_or_path=tmp_path / "bert")
+    run("full", model_name_or_path=tmp_path / "bert", adapter_name="none", rank=None)
 
 
 def test_do_eval_alone_evaluates_a_fully_fine_tuned_model(run):
@@ -587,7 +638,7 @@ def test_layers_left_to_peft_are_recorded_with_the_reason(run):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first):
-    off = {"no_fast_adapters": True, "no_unpad": True}
+    off = {"no_fast_adapters": True}
     flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "num_train_epochs": 2}
     whole = run("whole", **flags)
     with killed_at_step_5(), pytest.raises(Killed):
@@ -876,6 +927,11 @@ def test_any_other_peft_method_from_its_config_file(run, tiny, tmp_path, content
         ({"adapter_name": "none", "rank": None, "save_merged": "x"}, "--save_merged has no effect with"),
         ({"tokenizer_name": "no/such_tokenizer"}, "--tokenizer_name no/such_tokenizer"),
         ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint nowhere: not a whole checkpoint"),
+        ({"resume_from_checkpoint": "x", "do_train": None}, "--resume_from_checkpoint goes with --do_train"),
+        ({"resume_from_checkpoint": "x", "resume": True}, "--resume_from_checkpoint goes without --resume"),
+        ({"enable_jit_checkpoint": "True"}, "--enable_jit_checkpoint: a run that SIGTERM cuts short"),
+        ({"auto_find_batch_size": "True"}, "--auto_find_batch_size: the batch size would not be"),
+        ({"prediction_loss_only": "True"}, "--prediction_loss_only: no task's metric"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
