@@ -1,5 +1,5 @@
 # make smoke: the main job on tiny models and data made on the spot; make test: the tests; make figures: README's.
-# All install what they need into .venv and want nothing but Python 3.11 or later with pip.
+# All install what they need into .venv, and want Linux with bash 4.4 or later and Python 3.11 or later.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -20,7 +20,7 @@ smoke: $(VENV)/ready
 		$(RUN) parse_results.py $(SMOKE)/results/$${adapter}_roberta 2 || exit 1; done
 
 test: $(VENV)/ready
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 8
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

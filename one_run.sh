@@ -3,7 +3,8 @@
 # exported to the shells of GNU parallel, which start it too. Wants $work, $retries and, with a slot, $gpus.
 
 held() { # FOLDER: is a run working in it?
-    (exec 9<"$1/run.lock" && ! flock -s -n 9) 2>/dev/null
+    # flock says 1 where the lock is taken; where it can't work at all, the run itself decides.
+    (exec 9<"$1/run.lock" && { flock -s -n 9; [ $? -eq 1 ]; }) 2>/dev/null
 }
 
 elsewhere() { # FOLDER: does another sweep work in it, or has it finished it since this one looked?

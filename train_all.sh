@@ -74,7 +74,7 @@ check_wanted() { # refuse what would mix up folders or train with guessed values
     done
     for item in $wanted_adapters; do
         [[ " $known_adapters" == *" ${item%%:*} "* || $item == none ]] ||
-            usage_error "ADAPTERS: no $item in $recipe; allowed are ${known_adapters}none, each with :RANK"
+            usage_error "ADAPTERS: no $item in $recipe; allowed are ${known_adapters% }, as in lora:8, and with randlora none"
         [[ $item != *:* || ${item#*:} =~ ^[1-9][0-9]*$ ]] || usage_error "ADAPTERS: $item is not <adapter>:<rank>"
         [[ $item != none || ${RECIPE:-randlora} == randlora ]] || usage_error "ADAPTERS=none: only with RECIPE=randlora"
         [[ $item != none || " $*" == *" --learning_rate"* ]] ||
@@ -100,6 +100,7 @@ print_grid() { # one line a run: its folder, a tab, its command
     local row adapter model tasks rank rate epochs batch length flags wanted_model wanted_adapter
     while IFS=$'\t' read -r -a row; do
         read -r adapter model tasks rank rate epochs batch length <<<"${row[*]:0:8}"
+        [ ${#row[@]} -eq 10 ] || usage_error "$recipe: the row of $adapter, $tasks needs 10 columns, none of them empty"
         flags=${row[8]}
         for wanted_model in $wanted_models; do
             matches "$wanted_model" "$model" "$known_models" || continue
@@ -112,7 +113,7 @@ print_grid() { # one line a run: its folder, a tab, its command
 }
 
 print_runs() { # the lines of one row of the recipe; reads print_grid's variables
-    local name=${wanted_adapter%%:*} size='' method seed task folder command line
+    local rank=$rank name=${wanted_adapter%%:*} size='' method seed task folder command line
     method=(--adapter_name "$name")
     if [[ $flags == *--adapter_config* ]]; then
         [[ $wanted_adapter != *:* ]] || usage_error "ADAPTERS: $name has its settings in a file, not as a rank"
@@ -168,6 +169,8 @@ check_wanted "$@"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 print_grid "$@" >"$work/grid"
+twice=$(cut -f 1 "$work/grid" | sort | uniq -d | head -n 1)
+[ -z "$twice" ] || usage_error "two runs would share the folder $twice: change MODELS, ADAPTERS, TASKS or SEEDS"
 if [ -n "${DRY_RUN:-}" ]; then
     cut -f 2 "$work/grid"
     exit

@@ -69,12 +69,11 @@ def build_sides(layers: int, hidden: int, device: torch.device) -> dict[str, nn.
     frozen, plain = build_model(layers, hidden), build_model(layers, hidden)
     for parameter in frozen.base_model.parameters():
         parameter.requires_grad_(False)
-    # The frozen encoder still has to hand a gradient down to its first layer, as it does below an adapter.
+    # The gradient has to come down to the first layer, as it does with an adapter there. Trainable embeddings ask a
+    # little more than that: the first layer's input gradient and their own step.
     frozen.base_model.embeddings.word_embeddings.weight.requires_grad_(True)
     sides = {"frozen base": frozen, EVALUATION_REFERENCE: plain}
     for name, flags in ADAPTERS.items():
-        if flags["rank"] > hidden and flags["adapter_name"] == "randlora":
-            continue
         for kind in ("PEFT", "ours"):
             model = add_adapter(build_model(layers, hidden), **flags)
             if kind == "ours":

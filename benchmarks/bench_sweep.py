@@ -40,13 +40,18 @@ echo "{\\"command\\": [${flags#, }]}" >"$2/run.json"
 """
 
 
-def measure(command: list[str], world: Path, **variables: str) -> tuple[float, float]:
-    """Seconds of wall and of processor time of a command that has to succeed."""
+def surroundings(world: Path) -> dict[str, str]:
+    """The environment without what steers a sweep, and with an own cache."""
     steering = "RECIPE TAG DRY_RUN STATUS MISSING JOBS GPUS JOBS_PER_GPU RETRIES MODELS ADAPTERS TASKS SEEDS".split()
     kept = {k: v for k, v in os.environ.items() if k not in steering and not k.startswith("SLURM")}
     own = {"RESULTS": "results", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(world / "cache")}
+    return kept | own
+
+
+def measure(command: list[str], world: Path, **variables: str) -> tuple[float, float]:
+    """Seconds of wall and of processor time of a command that has to succeed."""
     before, start = os.times(), time.perf_counter()
-    done = subprocess.run(command, cwd=world, env=kept | own | variables, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=world, env=surroundings(world) | variables, capture_output=True, text=True)
     seconds, after = time.perf_counter() - start, os.times()
     if done.returncode:
         raise SystemExit(f"{done.stdout}{done.stderr}\nexit status {done.returncode}: {command}")
@@ -93,7 +98,7 @@ def cost_of_the_sweep(world: Path, args: argparse.Namespace) -> dict[str, list[t
     stand_in.chmod(0o755)
     sweep = ["bash", str(REPOSITORY / "train_all.sh")]
     grid = {"PYTHON": str(stand_in), "SEEDS": args.seeds}
-    environment = os.environ | grid | {"DRY_RUN": "1", "RESULTS": "results"}
+    environment = surroundings(world) | grid | {"DRY_RUN": "1"}
     lines = subprocess.run(sweep, env=environment, capture_output=True, text=True, check=True).stdout
     (world / "lines.sh").write_text(lines)
 

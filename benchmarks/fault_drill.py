@@ -463,7 +463,7 @@ def two_sweeps(grid: Grid, undisturbed: Grid) -> Iterator[tuple]:
     yield "two sweeps at once over one root", 1, happened, wrong
 
 
-def full_disk(grid: Grid, undisturbed: Grid, event: str, sweep: Callable[[], tuple[int, str]]) -> tuple:
+def full_disk(grid: Grid, event: str, sweep: Callable[[], tuple[int, str]]) -> tuple:
     """A sweep that runs out of disk, and the next one, after there was room again."""
     status, output = sweep()
     wrong = expect(output, "disk full") + [output] * (status != 1)
@@ -476,7 +476,7 @@ def full_disk(grid: Grid, undisturbed: Grid, event: str, sweep: Callable[[], tup
 def small_disks(grid: Grid, undisturbed: Grid) -> Iterator[tuple]:
     """A limit on the size of files, and a small disk where root may mount one."""
     shutil.copytree(undisturbed.place / "cache", grid.place / "cache")  # else the data's cache is what doesn't fit
-    row = full_disk(grid, undisturbed, "no file above 30 kB (EFBIG)", lambda: grid.sweep(limit=30_000))
+    row = full_disk(grid, "no file above 30 kB (EFBIG)", lambda: grid.sweep(limit=30_000))
     status, output = grid.sweep()
     wrong = differences(grid.results, undisturbed.results) + [output] * (status != 0)
     yield *row[:3], row[3] + wrong
@@ -487,7 +487,7 @@ def small_disks(grid: Grid, undisturbed: Grid) -> Iterator[tuple]:
         yield "a full disk (a tmpfs of 120 kB)", 0, "not tried: mounting is not allowed here", []
         return
     try:
-        row = full_disk(grid, undisturbed, "a full disk (a tmpfs of 120 kB, ENOSPC)", grid.sweep)
+        row = full_disk(grid, "a full disk (a tmpfs of 120 kB, ENOSPC)", grid.sweep)
         subprocess.run(["mount", "-o", "remount,size=64m", str(grid.results)], check=True)
         status, output = grid.sweep()
         wrong = differences(grid.results, undisturbed.results) + [output] * (status != 0)

@@ -147,11 +147,9 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
     ("adapter", "fast", "launcher"),
     [
         ("lora", True, TORCHRUN),
-        ("lora", False, TORCHRUN),
         ("randlora", True, TORCHRUN),
         ("randlora", False, TORCHRUN),
         ("vera", True, TORCHRUN),
-        ("vera", False, TORCHRUN),
         ("randlora", True, ACCELERATE),
     ],
 )

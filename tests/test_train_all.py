@@ -110,7 +110,9 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
 @pytest.mark.parametrize(
     ("variables", "flags", "message"),
     [
-        ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera none"),
+        ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera, as in lora:8"),
+        ({"SEEDS": "1 1"}, [], "two runs would share the folder finetuned_results/lora4/1/cola"),
+        ({"MODELS": "a/bert b/bert"}, [], "two runs would share the folder .*_bert/1/"),
         ({"ADAPTERS": "lora:x"}, [], "ADAPTERS: lora:x is not <adapter>:<rank>"),
         ({"ADAPTERS": "none"}, [], "ADAPTERS=none: .*--learning_rate"),
         ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli"),
@@ -118,13 +120,39 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({}, ["--rank", "8"], "--rank: set ADAPTERS instead"),
         ({}, ["--seed=8"], "--seed: set SEEDS instead"),
         ({}, ["--output_dir", "x"], "--output_dir: set RESULTS or TAG instead"),
+        ({"RECIPE": "qlora"}, [], "RECIPE: no .*recipes/qlora.tsv; there are .*recipes/lora.tsv"),
+        ({"RECIPE": "lora", "TASKS": "wnli"}, [], "TASKS: .*lora.tsv has no values for wnli; it has mnli sst2"),
+        ({"RECIPE": "lora", "ADAPTERS": "none"}, [], "ADAPTERS=none: only with RECIPE=randlora"),
+        (
+            {"RECIPE": "fourierft", "ADAPTERS": "fourierft:500", "MODELS": "FacebookAI/roberta-base"},
+            [],
+            "ADAPTERS: fourierft has its settings in a file",
+        ),
+        ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
+        ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
+        ({"GPUS": "0 1"}, [], "GPUS: 0 1 is not a list like 0,1,2"),
+        ({"RETRIES": "-1"}, [], "RETRIES: -1 is not a whole number"),
+        (
+            {"MODELS": "FacebookAI/roberta-base", "SLURM_ARRAY_TASK_ID": "91"},
+            [],
+            "the grid has the lines 1 to 90, no 91",
+        ),
+        ({"SLURM_ARRAY_TASK_ID": "0"}, [], "--array: the grid has the lines 1 to 180, no 0"),
     ],
 )
 def test_bad_variables_are_one_line(variables, flags, message):
+    """What is wrong and what is allowed, before anything starts."""
     done = train_all(*flags, **variables)
     assert done.returncode == 2
     assert re.search(f"^train_all.sh: error: .*{message}", done.stderr)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_rank_is_for_its_own_adapter_alone():
+    """The next adapter of the list has the recipe's rank again."""
+    commands = dry_run(ADAPTERS="lora:8 lora", TASKS="rte", SEEDS="1", MODELS="FacebookAI/roberta-base")
+    folders = [command[command.index("--output_dir") + 1] for command in commands]
+    assert folders == ["finetuned_results/lora8/1/rte", "finetuned_results/lora4/1/rte"]
 
 
 def test_commands_are_whole_in_any_folder(tmp_path):
@@ -199,31 +227,6 @@ def test_lora_s_recipe_starts_three_tasks_from_the_same_seed_s_mnli_run():
         start = command[command.index("--init_adapter_from") + 1] if "--init_adapter_from" in command else None
         assert start == (expected if task in ("mrpc", "rte", "stsb") else None)
         assert position["mnli", seed, model] <= index
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"RECIPE": "qlora"}, "RECIPE: no .*recipes/qlora.tsv; there are .*recipes/lora.tsv"),
-        ({"RECIPE": "lora", "TASKS": "wnli"}, "TASKS: .*lora.tsv has no values for wnli; it has mnli sst2"),
-        ({"RECIPE": "lora", "ADAPTERS": "none"}, "ADAPTERS=none: only with RECIPE=randlora"),
-        (
-            {"RECIPE": "fourierft", "ADAPTERS": "fourierft:500", "MODELS": "FacebookAI/roberta-base"},
-            "ADAPTERS: fourierft has its settings in a file",
-        ),
-        ({"JOBS": "two"}, "JOBS: two is not a number of runs"),
-        ({"JOBS_PER_GPU": "0"}, "JOBS_PER_GPU: 0 is not a number of runs"),
-        ({"GPUS": "0 1"}, "GPUS: 0 1 is not a list like 0,1,2"),
-        ({"RETRIES": "-1"}, "RETRIES: -1 is not a whole number"),
-        ({"MODELS": "FacebookAI/roberta-base", "SLURM_ARRAY_TASK_ID": "91"}, "the grid has the lines 1 to 90, no 91"),
-        ({"SLURM_ARRAY_TASK_ID": "0"}, "--array: the grid has the lines 1 to 180, no 0"),
-    ],
-)
-def test_bad_settings_are_one_line(variables, message):
-    done = train_all(**variables)
-    assert done.returncode == 2
-    assert re.search(f"^train_all.sh: error: .*{message}", done.stderr)
-    assert len(done.stderr.splitlines()) == 1
 
 
 # The sweep, with a stand-in for the interpreter
@@ -315,7 +318,10 @@ def folders(world: Path) -> list[str]:
     return ["/".join(call["folder"].split("/")[-2:]) for call in calls(world)]
 
 
-ENGINES = pytest.mark.parametrize("jobs", [{}, {"JOBS": "2"}], ids=["in turn", "parallel"])
+NEEDS_PARALLEL = pytest.mark.skipif(shutil.which("parallel") is None, reason="needs GNU parallel, as CI has it")
+ENGINES = pytest.mark.parametrize(
+    "jobs", [{}, pytest.param({"JOBS": "2"}, marks=NEEDS_PARALLEL)], ids=["in turn", "parallel"]
+)
 
 
 @ENGINES
@@ -388,6 +394,7 @@ def test_a_run_of_other_arguments_is_named_and_neither_skipped_nor_overwritten(w
     assert folders(world)[1:] == ["1/rte"]
 
 
+@NEEDS_PARALLEL
 def test_a_run_whose_end_was_not_seen_is_not_counted_as_finished(world):
     (world / "kill").touch()
     done = train_all(**settings(world, JOBS="1"))
@@ -397,6 +404,7 @@ def test_a_run_whose_end_was_not_seen_is_not_counted_as_finished(world):
     assert train_all(**settings(world, JOBS="1")).returncode == 0
 
 
+@NEEDS_PARALLEL
 def test_parallel_runs_share_the_machine(world):
     done = train_all(**settings(world, JOBS="2", GPUS="3,5", TOGETHER="2"))
     assert done.returncode == 0, done.stdout
@@ -428,12 +436,14 @@ def test_without_gpus_or_gnu_parallel_one_line_says_so(world):
         assert expected[name] in done.stderr
 
 
+@NEEDS_PARALLEL
 def test_what_starts_from_another_run_waits_for_it(world):
     done = train_all(**settings(world, RECIPE="lora", TASKS="rte mrpc mnli", JOBS="6"))
     assert done.returncode == 0, done.stdout
     assert {name.split("/")[1] for name in folders(world)[:2]} == {"mnli"} and len(folders(world)) == 6
 
 
+@NEEDS_PARALLEL
 def test_dry_run_lines_are_whole_for_gnu_parallel(world):
     command = f"bash {shlex.quote(str(REPOSITORY / 'train_all.sh'))} --note 'two  words' | parallel --jobs 2"
     done = subprocess.run(["bash", "-c", command], env=environment(**settings(world, DRY_RUN="1")), cwd=world)
@@ -452,6 +462,7 @@ def start(world: Path, **variables: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run behind a `&`
     )
 
 
@@ -482,6 +493,7 @@ def test_a_signal_lets_the_runs_save_and_starts_no_other(world, jobs, number, st
     assert len([*(world / "results").glob("lora4/*/*/run.json")]) == 4
 
 
+@NEEDS_PARALLEL
 def test_a_signal_to_gnu_parallel_itself_is_not_taken_for_the_end(world):
     (world / "wait").touch()
     sweep = start(world, JOBS="2")
@@ -647,6 +659,7 @@ def test_a_sweep_inside_one_slurm_job_stops_on_its_warning(world, number):
     assert len(calls(world)) == 1 and (world / "results/lora4/1/mrpc/saved").exists()
 
 
+@NEEDS_PARALLEL
 def test_threads_are_of_the_cores_that_slurm_gave(world):
     done = train_all(**settings(world, JOBS="2", SEEDS="1", SLURM_JOB_ID="9", SLURM_CPUS_ON_NODE="10"))
     assert done.returncode == 0, done.stdout
