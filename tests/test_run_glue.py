@@ -1055,6 +1055,20 @@ def test_every_end_has_its_exit_status_and_line(monkeypatch, capsys, outcome, st
     assert errors.startswith(line) and errors.count("\n") == bool(line)
 
 
+@pytest.mark.parametrize(("outcome", "status"), [(None, 0), (UsageError("no"), 2), (KeyError("odd"), 1)])
+def test_a_process_of_several_leaves_without_a_teardown_that_may_hang(monkeypatch, capsys, outcome, status):
+    """Whatever ends it, what it had to say is printed first; only a success waits for the others."""
+    left = []
+    monkeypatch.setattr(run_glue, "main", lambda: 0 if outcome is None else (_ for _ in ()).throw(outcome))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: left.append("waited"))
+    monkeypatch.setattr(os, "_exit", left.append)
+    run_glue.run_as_script()
+    assert left == (["waited", 0] if outcome is None else [status])
+    errors = capsys.readouterr().err
+    assert ("Traceback" in errors) is (status == 1) and bool(errors) is bool(status)
+
+
 def test_an_architecture_without_the_target_layers_gets_its_linear_layers_named(tiny, tmp_path):
     from transformers import DistilBertConfig, DistilBertModel
 
