@@ -47,7 +47,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -474,13 +474,8 @@ def load_model(
         hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
     base_sha256 = hash_tensors(model.base_model.state_dict())
-    missing = [name for name in loading["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")]
-    if missing and (adapter_args.adapter_path is not None or adapter_config is not None):
-        names = ", ".join(sorted(missing))
-        raise UsageError(
-            f"--model_name_or_path {model_args.model_name_or_path}: no weights for {names} in it. An adapter would "
-            "stand on random ones, which nobody could load again: save a whole model first"
-        )
+    if adapter_args.adapter_path is not None or adapter_config is not None:
+        check_whole_encoder(model, loading["missing_keys"], model_args)
     if adapter_args.adapter_path is not None:
         check_base_model("adapter_path", Path(adapter_args.adapter_path), base_sha256)
         try:
@@ -495,6 +490,16 @@ def load_model(
     if adapter_args.init_adapter_from is not None:
         start_from_saved(model, Path(adapter_args.init_adapter_from), base_sha256)
     return model, base_sha256
+
+
+def check_whole_encoder(model: nn.Module, missing_keys: Iterable[str], model_args: ModelArguments) -> None:
+    """Raise UsageError where the encoder has weights that its file lacks: random ones, which no reload would draw."""
+    missing = sorted(name for name in missing_keys if name.startswith(f"{model.base_model_prefix}."))
+    if missing:
+        raise UsageError(
+            f"--model_name_or_path {model_args.model_name_or_path}: no weights for {', '.join(missing)} in it. An "
+            "adapter would stand on random ones, which nobody could load again: save a whole model first"
+        )
 
 
 def check_base_model(flag: str, folder: Path, base_sha256: str) -> None:
