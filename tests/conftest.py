@@ -54,6 +54,7 @@ def run(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
     import run_glue
 
     def call(output: str = "out", **flags: object) -> Path:
+        """Run, and return the folder."""
         folder = tmp_path / output
         run_glue.main(arguments(tiny, folder, **flags))
         return folder

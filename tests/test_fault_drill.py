@@ -28,6 +28,7 @@ def roots(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_times_and_logs_are_no_difference(roots):
+    """Nor is the order of a set, which JSON doesn't have."""
     assert fault_drill.differences(*roots) == []
 
 
@@ -43,6 +44,7 @@ def test_times_and_logs_are_no_difference(roots):
     ],
 )
 def test_everything_else_is_one(roots, name, content, expected):
+    """A score, a weight, a missing file: each is named."""
     path = roots[0] / "lora4/1/mrpc" / name
     path.unlink(missing_ok=True)
     if content is not None:
@@ -51,11 +53,13 @@ def test_everything_else_is_one(roots, name, content, expected):
 
 
 def test_a_checkpoint_left_behind_is_a_difference(roots):
+    """A finished run has none."""
     (roots[0] / "lora4/1/mrpc/checkpoint-3").mkdir()
     assert fault_drill.differences(*roots) == ["lora4/1/mrpc/checkpoint-3 should not be there"]
 
 
 def test_the_killer_signals_its_own_processes_only(tmp_path):
+    """Another process of the same command stays alive."""
     sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
     own, foreign = (
         subprocess.Popen(sleep, stdout=subprocess.PIPE, env=os.environ | mark)

@@ -68,6 +68,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.mark.parametrize("step", [6, 8, 12], ids=["within an epoch", "an epoch's last step", "the last step"])
 @pytest.mark.parametrize("best", [False, True], ids=["last epoch", "best epoch"])
 def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at, monkeypatch, step, best):
+    """With a checkpoint and without results; then weights, scores and logs are those of a whole run."""
     flags = {"num_train_epochs": 3, "eval_strategy": "epoch", "load_best_model_at_end": True if best else None}
     flags |= {"logging_strategy": "epoch"} if best else {"logging_steps": 5}
     whole = run("whole", **flags)
@@ -140,6 +141,7 @@ def signal_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def test_a_signal_during_an_evaluation_stops_after_its_checkpoint(run, signal_in_evaluation):
+    """The evaluation that has begun is ended first."""
     flags = {"num_train_epochs": 2, "eval_strategy": "epoch"}
     whole = run("whole", **flags)
     signal_in_evaluation()
@@ -162,6 +164,7 @@ def test_a_signal_in_the_evaluation_that_a_resumed_run_makes_up_for(run, signal_
 
 
 def test_a_signal_outside_training_stops_at_once_and_loses_nothing(run, monkeypatch):
+    """While the model is loaded, and in the final evaluation."""
     flags = {"num_train_epochs": 2}
     whole = run("whole", **flags)
     load_model = run_glue.load_model
@@ -177,6 +180,7 @@ def test_a_signal_outside_training_stops_at_once_and_loses_nothing(run, monkeypa
 
 
 def test_exit_status_of_a_stopped_process_is_75(tiny, tmp_path):
+    """Of a real process, with one line and a whole checkpoint."""
     command = [sys.executable, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / "out", num_train_epochs=2000)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not run_folder.checkpoints(tmp_path / "out"):
@@ -222,6 +226,8 @@ def test_two_processes_stop_together_when_one_is_asked_to(tiny, tmp_path):
 
 
 def test_lack_of_memory_names_a_batch_that_keeps_the_global_one(run, monkeypatch):
+    """A smaller batch with more accumulation steps, in one line."""
+
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -237,12 +243,14 @@ def test_lack_of_memory_names_a_batch_that_keeps_the_global_one(run, monkeypatch
      (7, 1, "size 1 --gradient_accumulation_steps 7"), (1, 8, "--gradient_checkpointing")],
 )  # fmt: skip
 def test_less_memory_for_the_same_global_batch(tiny, tmp_path, batch, accumulation, wanted):
+    """The largest divisor; at a batch of 1 there is only something else to try."""
     flags = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path, **flags))
     assert wanted in less_memory(args)
 
 
 def test_other_errors_are_not_explained_away(tiny, tmp_path):
+    """A bug of ours keeps its traceback, and a CPU out of memory is recognised."""
     *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path))
     assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), args) is None
     cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried")
@@ -272,6 +280,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_resumes_when_there_is_room(tin
 
 
 def test_a_failure_leaves_its_line_beside_the_run(run, tmp_path, monkeypatch):
+    """failure.txt says why, until the next start."""
     with pytest.raises(run_glue.DivergedError):
         run("diverged", learning_rate=1e30, max_grad_norm=0, optim="sgd")
     assert (tmp_path / "diverged" / run_folder.FAILURE_FILE).read_text().startswith("diverged: the training loss is ")
@@ -290,6 +299,7 @@ def test_a_failure_leaves_its_line_beside_the_run(run, tmp_path, monkeypatch):
 
 
 def test_evaluations_during_training_do_not_change_it(run):
+    """Every epoch looked at or not: the same weights and the same last scores."""
     flags = {"num_train_epochs": 3, "max_train_samples": 60}
     unseen = run("unseen", **flags)
     watched = run("watched", eval_strategy="epoch", **flags)
@@ -301,6 +311,7 @@ def test_evaluations_during_training_do_not_change_it(run):
 
 
 def test_last_and_best_epoch_are_told_apart_and_results_belong_to_the_saved_model(run):
+    """The record has both, whichever was saved."""
     flags = {"num_train_epochs": 4, "eval_strategy": "epoch", "learning_rate": 3e-2, "lr_scheduler_type": "constant"}
     last, best = run("last", **flags), run("best", load_best_model_at_end=True, **flags)
     scores = [read(folder / "run.json")["scores"] for folder in (last, best)]
@@ -313,6 +324,7 @@ def test_last_and_best_epoch_are_told_apart_and_results_belong_to_the_saved_mode
 
 
 def test_mnli_s_history_has_both_sets(run):
+    """Matched and mismatched in every epoch."""
     folder = run(task_name="mnli", eval_strategy="epoch", num_train_epochs=2, max_eval_samples=50)
     scores = read(folder / "run.json")["scores"]
     assert [{"eval_accuracy", "eval_accuracy_mm"} <= entry.keys() for entry in scores["history"]] == [True, True]
@@ -322,6 +334,7 @@ def test_mnli_s_history_has_both_sets(run):
 
 @pytest.mark.parametrize("task", ["cola", "stsb"])
 def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, task):
+    """They are not trained on, and the validation set takes no part."""
     trainers = []
     make_trainer = run_glue.make_trainer
     monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
@@ -341,6 +354,7 @@ def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, 
 
 
 def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):
+    """The classes keep their shares, the same seed holds out the same rows, and no row is lost."""
     held_out = []
     hold_out = run_glue.hold_out
     monkeypatch.setattr(run_glue, "hold_out", lambda *a: held_out.append(hold_out(*a)) or held_out[-1])
@@ -354,6 +368,7 @@ def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):
 
 
 def test_the_head_has_its_own_rate_through_resumes(run, signal_at, monkeypatch):
+    """In groups of its own, with the weight decay of each parameter as before."""
     trainers = []
     make_trainer = run_glue.make_trainer
     monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
@@ -374,6 +389,7 @@ def test_the_head_has_its_own_rate_through_resumes(run, signal_at, monkeypatch):
 
 
 def test_signs_of_collapse_are_in_the_results(run):
+    """The most frequent class's share, the number of predicted classes, the outputs' deviation."""
     folder = run(learning_rate=1e-9)
     results = read(folder / "eval_results.json")
     assert 0.5 <= results["eval_majority_share"] < 1

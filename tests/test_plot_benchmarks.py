@@ -15,6 +15,7 @@ RANDLORA = GRID["adapters"]["randlora r64"]
 
 
 def test_committed_numbers_are_those_of_the_report():
+    """results/benchmarks.md and the JSON files beside it are of the same runs."""
     report = (RESULTS / "benchmarks.md").read_text()
     for row in [*ADAPTERS["training_step"].values(), *ADAPTERS["evaluation"].values()]:
         assert f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in report

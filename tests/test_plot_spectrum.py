@@ -271,6 +271,7 @@ def test_bad_folders_and_files(trained, tmp_path, capsys):
 
 
 def test_runs_of_different_models_under_one_name():
+    """Their layers have different sizes, and no median."""
     adapters = {"lora": [Update("query", np.ones(size), 1.0) for size in (3, 4)]}
     with pytest.raises(run_glue.UsageError, match="the runs of lora have layers query of different sizes"):
         plot_spectrum.check_sizes(adapters)

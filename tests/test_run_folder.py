@@ -37,6 +37,7 @@ def make_checkpoint(folder: Path, step: int) -> Path:
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
+    """Neither content that JSON has no form for nor an error in between harms what was there."""
     path = tmp_path / "results.json"
     run_folder.write_json(path, {"score": 0.5})
     with pytest.raises(TypeError):
@@ -51,6 +52,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("content", [None, "", "{", "[1]", "3", "\udcff"])
 def test_what_is_no_json_object_reads_as_none(tmp_path, content):
+    """Missing, empty, broken, another type, not UTF-8."""
     path = tmp_path / "run.json"
     if content is not None:
         path.write_bytes(content.encode(errors="surrogateescape"))
@@ -58,6 +60,7 @@ def test_what_is_no_json_object_reads_as_none(tmp_path, content):
 
 
 def test_a_checkpoint_that_is_half_deleted_does_not_look_whole(tmp_path, monkeypatch):
+    """A kill while it is deleted leaves none to resume from."""
     checkpoint = make_checkpoint(tmp_path, 1)
     assert run_folder.is_whole(checkpoint)
     monkeypatch.setattr(run_folder.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -67,6 +70,7 @@ def test_a_checkpoint_that_is_half_deleted_does_not_look_whole(tmp_path, monkeyp
 
 
 def test_the_latest_checkpoint_is_by_number_not_by_name(tmp_path):
+    """100 comes after 9; a folder without a number is not one."""
     for step in (9, 10, 100):
         make_checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-best").mkdir()
@@ -83,6 +87,7 @@ def test_the_latest_checkpoint_is_by_number_not_by_name(tmp_path):
 )
 @pytest.mark.parametrize("kept", [0, 1], ids=["empty", "one byte short"])
 def test_a_truncated_checkpoint_is_passed_over(tmp_path, name, kept):
+    """Whichever of its files it is, the one before is taken."""
     previous, last = make_checkpoint(tmp_path, 1), make_checkpoint(tmp_path, 2)
     assert run_folder.is_whole(last)
     content = (last / name).read_bytes()
@@ -91,6 +96,7 @@ def test_a_truncated_checkpoint_is_passed_over(tmp_path, name, kept):
 
 
 def test_a_changed_byte_in_a_file_with_checksums_shows(tmp_path):
+    """torch's zip files have them."""
     optimizer = make_checkpoint(tmp_path, 1) / "optimizer.pt"
     content = bytearray(optimizer.read_bytes())
     content[len(content) // 2] ^= 255
@@ -102,6 +108,7 @@ def test_a_changed_byte_in_a_file_with_checksums_shows(tmp_path):
     "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
 )
 def test_a_checkpoint_without_a_file_is_not_whole(tmp_path, name):
+    """Each of the files that resuming to the bit needs."""
     checkpoint = make_checkpoint(tmp_path, 1)
     (checkpoint / name).unlink()
     assert not run_folder.is_whole(checkpoint)
@@ -119,6 +126,7 @@ def test_a_checkpoint_of_several_processes_needs_the_random_state_of_each(tmp_pa
 
 
 def test_clear_deletes_a_run_and_nothing_else(tmp_path):
+    """A user's own file stays."""
     make_checkpoint(tmp_path, 3)
     for name in (*run_folder.RUN_FILES, "predict_results_mnli-mm.txt", ".run.json.1.tmp", "notes.md"):
         (tmp_path / name).write_text("{}")
@@ -129,6 +137,7 @@ def test_clear_deletes_a_run_and_nothing_else(tmp_path):
 
 
 def test_environment_names_versions_and_commit(tmp_path):
+    """None for a folder that is no repository."""
     environment = run_folder.describe_environment(tmp_path)
     assert environment["git_commit"] is None
     assert environment["versions"]["torch"] == torch.__version__
@@ -136,6 +145,7 @@ def test_environment_names_versions_and_commit(tmp_path):
 
 
 def test_it_needs_no_torch():
+    """A sweep asks it in milliseconds."""
     code = "import sys, run_folder; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 
@@ -159,6 +169,7 @@ def hold(folder: Path) -> subprocess.Popen:
 
 
 def test_a_folder_has_one_owner_and_the_lock_dies_with_it(tmp_path):
+    """The refusal names the owner; a kill leaves the file, and no lock."""
     process = hold(tmp_path / "run")
     try:
         assert run_folder.is_running(tmp_path / "run")
@@ -176,6 +187,7 @@ def test_a_folder_has_one_owner_and_the_lock_dies_with_it(tmp_path):
 
 
 def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_on_the_new_file(tmp_path, monkeypatch):
+    """Else two runs would hold two files of one name."""
     path, flock = tmp_path / "run.lock", fcntl.flock
 
     def flock_after_the_holder_left(*arguments: int) -> None:
@@ -189,6 +201,7 @@ def test_a_lock_whose_file_was_deleted_meanwhile_is_taken_on_the_new_file(tmp_pa
 
 
 def test_asking_does_not_refuse_a_run_that_starts(tmp_path):
+    """Whoever asks holds a shared lock for an instant, which a start waits out."""
     with open(tmp_path / "run.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         timer = threading.Timer(0.1, lambda: fcntl.flock(file, fcntl.LOCK_UN))
@@ -199,6 +212,7 @@ def test_asking_does_not_refuse_a_run_that_starts(tmp_path):
 
 
 def test_what_can_t_be_a_folder_is_one_line(tmp_path):
+    """A file, and a path below one."""
     (tmp_path / "file").write_text("")
     for folder, message in (("file", "is a file, not a folder"), ("file/below", "can't be written: Not a directory")):
         with pytest.raises(UsageError, match=f"--output_dir .*{message}"):
@@ -207,6 +221,7 @@ def test_what_can_t_be_a_folder_is_one_line(tmp_path):
 
 
 def test_a_refused_run_leaves_no_folder_and_a_killed_one_s_temporary_files_go(tmp_path):
+    """What is found later is what a run meant to leave."""
     with contextlib.suppress(KeyError), run_folder.lock(tmp_path / "new"):
         raise KeyError
     assert not (tmp_path / "new").exists()
@@ -248,6 +263,7 @@ def finish(folder: Path, flags: list[str], **arguments: object) -> Path:
     ],
 )
 def test_differences_are_named_flag_by_flag(flags, expected):
+    """However a flag is spelled; a default that is written out is no difference, nor a flag that moves no score."""
     arguments = {
         "num_train_epochs": 10.0,
         "target_modules": ["query", "value"],
@@ -260,12 +276,14 @@ def test_differences_are_named_flag_by_flag(flags, expected):
 
 
 def test_a_record_without_its_command_is_compared_by_its_arguments():
+    """As records from before there was a command in them."""
     record = {"arguments": {"rank": 4, "learning_rate": 1e-4, "seed": 1}}
     assert run_folder.differences(record, ["--rank", "4", "--learning_rate", "1e-4"]) == []
     assert run_folder.differences(record, ["--rank", "4", "--seed", "2"]) == ["--seed 2 (the folder has 1)"]
 
 
 def test_neutral_flags_exist():
+    """A flag that transformers renames would become a difference."""
     known = {
         item.name
         for kind in (
@@ -280,6 +298,7 @@ def test_neutral_flags_exist():
 
 
 def test_access_tokens_stay_out_of_a_command():
+    """However they are written."""
     assert run_folder.without_secrets(["--token", "hf_x", "--rank", "4", "--hub-token=hf_y", "--fp16"]) == [
         "--rank",
         "4",
@@ -288,6 +307,7 @@ def test_access_tokens_stay_out_of_a_command():
 
 
 def test_a_run_is_finished_only_with_its_results_and_its_arguments(tmp_path):
+    """Another seed is another run; an empty folder is open."""
     folder = finish(tmp_path / "run", FLAGS)
     assert run_folder.state(folder, FLAGS) == ("finished", "")
     assert run_folder.state(folder, [*FLAGS, "--seed", "2"]) == ("other", "--seed 2 (the folder has none)")
@@ -309,6 +329,7 @@ def test_a_run_is_finished_only_with_its_results_and_its_arguments(tmp_path):
     ],
 )
 def test_broken_results_are_run_again(tmp_path, name, content, expected):
+    """Cut short, missing, without the score of the task."""
     folder = finish(tmp_path / "run", FLAGS)
     (folder / name).unlink()
     if content is not None:
@@ -318,11 +339,13 @@ def test_broken_results_are_run_again(tmp_path, name, content, expected):
 
 
 def test_a_record_that_names_no_arguments_is_left_alone(tmp_path):
+    """It may be anybody's."""
     (tmp_path / "run.json").write_text("{}")
     assert run_folder.state(tmp_path, FLAGS)[0] == "other"
 
 
 def test_checkpoints_of_other_arguments_are_not_resumed(tmp_path):
+    """command.json says whose they are."""
     make_checkpoint(tmp_path, 1)
     assert run_folder.state(tmp_path, FLAGS) == ("open", "")  # from before there was a command.json
     run_folder.write_json(tmp_path / "command.json", {"command": FLAGS, "arguments": {}})
@@ -331,6 +354,7 @@ def test_checkpoints_of_other_arguments_are_not_resumed(tmp_path):
 
 
 def test_only_a_log_or_a_failure_protects_nothing(tmp_path):
+    """Such a folder is free for any run; the log stays."""
     for name in ("run.log", "run.lock", "failure.txt"):
         (tmp_path / name).write_text("x")
     run_folder.write_json(tmp_path / "command.json", {"command": ["--rank", "8"]})
@@ -356,6 +380,7 @@ def test_only_a_log_or_a_failure_protects_nothing(tmp_path):
     ],
 )
 def test_the_last_words_of_a_failed_run(tmp_path, log, expected):
+    """An error of the last start before other lines, not that another run holds the folder; failure.txt before all."""
     if log is not None:
         (tmp_path / "run.log").write_text("error: long ago\n" * 10_000 + log if log else log)
     assert run_folder.last_words(tmp_path) == expected
@@ -374,6 +399,7 @@ def ask(question: str, work: Path) -> subprocess.CompletedProcess:
 
 
 def test_a_plan_says_what_is_unusual_and_runs_the_rest(tmp_path):
+    """New and broken runs are planned; finished ones are silent, others and held ones are named."""
     finish(tmp_path / "finished", FLAGS)
     finish(tmp_path / "other", [*FLAGS, "--rank", "8"])
     (finish(tmp_path / "broken", FLAGS) / "eval_results.json").write_text("")
@@ -398,6 +424,7 @@ def test_a_plan_says_what_is_unusual_and_runs_the_rest(tmp_path):
 
 
 def test_ranges_are_slurm_s():
+    """As --array takes them."""
     assert run_folder.as_ranges([1, 2, 3, 7, 9, 10]) == "1-3,7,9-10"
     assert run_folder.as_ranges([]) == ""
 
@@ -414,6 +441,7 @@ def test_ranges_are_slurm_s():
     ],
 )
 def test_the_summary_counts_and_names_what_is_left(tmp_path, outcomes, status):
+    """And its exit status: 1 for a failure, 75 for what was stopped or not started."""
     (tmp_path / "outcomes").write_text("".join(line + "\n" for line in outcomes))
     (tmp_path / "lines").write_text("a\tpython run_glue.py\n")
     done = ask("summary", tmp_path)
@@ -430,6 +458,7 @@ def test_the_summary_counts_and_names_what_is_left(tmp_path, outcomes, status):
 
 
 def test_a_run_notes_its_command_and_holds_its_folder(run, tmp_path, monkeypatch):
+    """From before it trains to its end; tokens stay out."""
     seen = []
 
     def note(*_: object) -> None:
@@ -451,6 +480,7 @@ def test_a_run_notes_its_command_and_holds_its_folder(run, tmp_path, monkeypatch
 
 
 def test_resume_decides_as_a_sweep_does(run, caplog):
+    """Other arguments are refused by name, broken results are made again."""
     folder = run()
     record = read(folder / "run.json")
     assert record["command"] == read(folder / "command.json")["command"]
@@ -464,6 +494,7 @@ def test_resume_decides_as_a_sweep_does(run, caplog):
 
 
 def test_checkpoints_are_not_resumed_with_other_flags(run, tmp_path, monkeypatch):
+    """Only --overwrite_output_dir gives them up."""
     folder = run(save_total_limit=1)
     (folder / "run.json").unlink()
     with pytest.raises(UsageError, match="--rank 8"):

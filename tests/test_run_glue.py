@@ -63,6 +63,7 @@ def logits(model: torch.nn.Module, tiny: Path, kind: str = "roberta") -> torch.T
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_adapter_learns_end_to_end(run, tiny, adapter, kind):
+    """It learns, and leaves the files of Hugging Face's example, without a checkpoint or a temporary file."""
     folder = run(
         adapter_name=adapter,
         model_name_or_path=tiny / kind,
@@ -86,6 +87,7 @@ def test_adapter_learns_end_to_end(run, tiny, adapter, kind):
 
 @pytest.mark.parametrize("adapter", ["lora", "randlora", "vera"])
 def test_only_adapter_and_head_change(tiny, tmp_path, adapter, monkeypatch):
+    """Every kind of encoder layer is adapted, the head is trained in full and not adapted, nothing else moves."""
     before, models = {}, []
     load_model = run_glue.load_model
 
@@ -107,6 +109,7 @@ def test_only_adapter_and_head_change(tiny, tmp_path, adapter, monkeypatch):
 
 
 def test_same_seed_same_result_other_seed_other_bases(run):
+    """To the bit."""
     first = run("first", adapter_name="randlora")
     again = run("again", adapter_name="randlora")
     other = run("other", adapter_name="randlora", seed=2)
@@ -184,6 +187,7 @@ def test_two_processes_give_the_big_batch_and_one_record(
 
 
 def test_defaults_are_the_protocol_s_and_flags_override_them(tiny, tmp_path):
+    """AdamW's epsilon, decay, warm-up and schedule."""
     *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path))
     assert (args.adam_epsilon, args.weight_decay, args.warmup_steps) == (1e-6, 0.0, 0.06)
     assert (args.lr_scheduler_type, args.report_to, args.save_strategy) == ("linear", [], "epoch")
@@ -195,6 +199,7 @@ def test_defaults_are_the_protocol_s_and_flags_override_them(tiny, tmp_path):
 
 
 def test_optimizer_and_schedule_follow_the_flags(run, monkeypatch):
+    """In the optimizer that trained, not only in the arguments."""
     trainers = []
     make_trainer = run_glue.make_trainer
     monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
@@ -208,6 +213,7 @@ def test_optimizer_and_schedule_follow_the_flags(run, monkeypatch):
 
 
 def test_mixed_precision_on_a_machine_without_it_warns_once_and_is_recorded(run, caplog):
+    """The run is a float32 run to the bit."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     folder = run(fp16=True)
@@ -218,10 +224,12 @@ def test_mixed_precision_on_a_machine_without_it_warns_once_and_is_recorded(run,
 
 
 def test_bf16_on_a_cpu_when_asked_for(run):
+    """With --use_cpu it is no accident."""
     assert read(run(bf16=True, use_cpu=True) / "run.json")["precision"] == "bf16"
 
 
 def test_float16_checkpoint_trains_in_float32(run, tiny, tmp_path):
+    """Whatever the file holds."""
     half = tmp_path / "half"
     shutil.copytree(tiny / "roberta", half)
     AutoModelForSequenceClassification.from_pretrained(tiny / "roberta").half().save_pretrained(half)
@@ -231,6 +239,7 @@ def test_float16_checkpoint_trains_in_float32(run, tiny, tmp_path):
 
 
 def test_diverged_run_ends_without_results(tiny, tmp_path):
+    """Neither scores nor a record."""
     with pytest.raises(run_glue.DivergedError, match="loss is (nan|inf)"):
         run_glue.main(arguments(tiny, tmp_path / "out", learning_rate=1e30, max_grad_norm=0, optim="sgd"))
     assert not (tmp_path / "out" / "eval_results.json").exists()
@@ -266,6 +275,7 @@ def test_a_run_starts_from_a_saved_adapter_with_a_new_head(run, monkeypatch, ada
 
 
 def test_a_start_that_does_not_fit_is_refused_by_name(run, tiny):
+    """Another rank, method, layers, bases or model; a lost tensor; a broken file; no adapter at all."""
     saved = run("mnli", task_name="mnli", adapter_name="vera", **ADAPTERS["vera"])
     for flags, message in (
         ({"adapter_name": "vera", "rank": 8}, "its r is 16, the flags say 8"),
@@ -321,6 +331,7 @@ def killed_at_step_5():
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_resume_in_mid_epoch_is_bit_identical(run, adapter):
+    """Killed between two checkpoints, every adapter."""
     flags = {
         "adapter_name": adapter,
         "num_train_epochs": 2,
@@ -339,6 +350,7 @@ def test_resume_in_mid_epoch_is_bit_identical(run, adapter):
 
 
 def test_resume_takes_the_last_whole_checkpoint(run, caplog):
+    """Two are truncated, in different files: both are named, the third is taken."""
     flags = {"num_train_epochs": 3, "save_total_limit": 3}
     whole = run("whole", **flags)
     assert len(run_folder.checkpoints(whole)) == 3  # a limit that was asked for outlasts the run
@@ -356,6 +368,7 @@ def test_resume_takes_the_last_whole_checkpoint(run, caplog):
 
 
 def test_a_named_checkpoint_is_resumed_from(run):
+    """In another folder, with the history of scores."""
     flags = {"num_train_epochs": 3, "save_total_limit": 3}
     whole = run("whole", **flags)
     named = run_folder.checkpoints(whole)[1]
@@ -391,6 +404,7 @@ def test_a_run_is_not_resumed_with_another_batch_or_precision(run):
 
 
 def test_resume_with_nothing_whole_starts_afresh(run, caplog):
+    """It says so."""
     reference = run("reference")
     broken = run("broken", save_total_limit=1)
     (broken / "run.json").unlink()
@@ -403,6 +417,7 @@ def test_resume_with_nothing_whole_starts_afresh(run, caplog):
 
 
 def test_resume_of_a_finished_run_does_nothing(run, caplog):
+    """No file is touched."""
     folder = run()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     run(resume=True)
@@ -411,6 +426,7 @@ def test_resume_of_a_finished_run_does_nothing(run, caplog):
 
 
 def test_folder_in_use_is_refused_or_overwritten(run, tiny):
+    """Nothing is lost by accident, and never a user's own file."""
     folder = run(seed=1)
     (folder / "notes.md").write_text("mine")
     with pytest.raises(UsageError, match="--output_dir .*--resume.*--overwrite_output_dir"):
@@ -422,6 +438,7 @@ def test_folder_in_use_is_refused_or_overwritten(run, tiny):
 
 
 def test_bad_input_loses_nothing(run):
+    """An earlier run is deleted only when nothing can be refused any more."""
     folder = run()
     with pytest.raises(UsageError, match="--dataset_path"):
         run(overwrite_output_dir=True, dataset_path=folder)
@@ -434,6 +451,7 @@ def test_bad_input_loses_nothing(run):
 @pytest.mark.parametrize("task", ["mrpc", "stsb", "mnli"])
 @pytest.mark.parametrize("adapter", ["lora", "randlora", "vera"])
 def test_reload_with_stock_peft_gives_identical_logits(run, tiny, adapter, task, monkeypatch):
+    """README's lines, for two classes, three and a regression, with the labels' names."""
     models = []
     finish = run_glue.finish
     monkeypatch.setattr(
@@ -453,6 +471,7 @@ def test_reload_with_stock_peft_gives_identical_logits(run, tiny, adapter, task,
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
 @pytest.mark.parametrize("adapter", ["lora", "randlora", "vera"])
 def test_save_merged_needs_no_peft(run, tiny, tmp_path, adapter, kind):
+    """The plain model's outputs are the adapted one's."""
     flags = {"adapter_name": adapter, "model_name_or_path": tiny / kind, **ADAPTERS[adapter]}
     folder = run(save_merged=tmp_path / "merged", **flags)
     config = AutoConfig.from_pretrained(folder)
@@ -464,6 +483,7 @@ def test_save_merged_needs_no_peft(run, tiny, tmp_path, adapter, kind):
 
 
 def test_projections_are_saved_only_when_asked_for(run):
+    """They are drawn again from the key otherwise."""
     without = saved_weights(run("without", adapter_name="randlora", rank=8))
     with_them = saved_weights(run("with", adapter_name="randlora", rank=8, save_projection=True))
     assert not any("randlora_A" in name for name in without)
@@ -471,6 +491,7 @@ def test_projections_are_saved_only_when_asked_for(run):
 
 
 def test_other_random_bases_are_an_error_that_names_the_remedy(run, tiny, tmp_path):
+    """The hash of what this machine draws is compared at every load."""
     folder = run(adapter_name="vera", rank=16)
     bases = read(folder / "random_bases.json")
     assert bases["projection_prng_key"] == 8
@@ -482,6 +503,7 @@ def test_other_random_bases_are_an_error_that_names_the_remedy(run, tiny, tmp_pa
 
 
 def test_adapter_path_evaluates_and_predicts_without_training(run, tiny):
+    """The run's own loss, label names in the predictions; other labels are refused."""
     folder = run()
     evaluated = run("evaluated", adapter_path=folder, do_train=None, do_predict=True, adapter_name=None, rank=None)
     assert read(evaluated / "eval_results.json")["eval_loss"] == read(folder / "eval_results.json")["eval_loss"]
@@ -520,6 +542,7 @@ def test_an_adapter_needs_the_whole_pre_trained_model(run, tiny, tmp_path):
 
 
 def test_do_eval_alone_evaluates_a_fully_fine_tuned_model(run):
+    """From the folder that a run saved."""
     folder = run(adapter_name="none", rank=None)
     again = run("again", model_name_or_path=folder, adapter_name="none", rank=None, do_train=None)
     assert read(again / "eval_results.json")["eval_loss"] == read(folder / "eval_results.json")["eval_loss"]
@@ -549,6 +572,7 @@ def test_a_fine_tuned_model_keeps_its_order_of_labels(run, tiny, tmp_path):
 
 
 def test_record_holds_what_made_the_numbers_and_no_token(run):
+    """And counts that add up to the saved tensors."""
     folder = run(token="hf_secret", hub_token="hf_other_secret", adapter_name="randlora", rank=8)
     record = read(folder / "run.json")
     assert "secret" not in json.dumps(record)
@@ -611,6 +635,7 @@ def test_fast_paths_change_the_time_alone(run, without_dropout, adapter, kind):
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("adapter", ["randlora", "none"])
 def test_gradient_checkpointing_gives_the_same_weights(run, without_dropout, adapter, reentrant):
+    """With the fast adapters too, in both ways that torch has."""
     flags = {"adapter_name": adapter, "model_name_or_path": without_dropout / "roberta", **ADAPTERS[adapter]}
     kept = json.dumps({"use_reentrant": reentrant})
     recomputed = run("recomputed", gradient_checkpointing=True, gradient_checkpointing_kwargs=kept, **flags)
@@ -621,6 +646,7 @@ def test_gradient_checkpointing_gives_the_same_weights(run, without_dropout, ada
 
 
 def test_torch_compile_works_with_the_fast_adapters(run, without_dropout):
+    """With the backend that only traces; no compiler is needed."""
     flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "max_steps": 2}
     compiled = run("compiled", torch_compile=True, torch_compile_backend="eager", **flags)
     reference = run("reference", **flags)
@@ -629,6 +655,7 @@ def test_torch_compile_works_with_the_fast_adapters(run, without_dropout):
 
 
 def test_layers_left_to_peft_are_recorded_with_the_reason(run):
+    """Adapter dropout, and padding that was asked for."""
     record = read(run(adapter_dropout=0.1, pad_to_max_length=True) / "run.json")
     assert record["fast_adapters"] == {"converted": 0, "left": {"adapter dropout": 12}}
     assert record["unpadded_encoder"] == {"on": False, "reason": "--pad_to_max_length"}
@@ -636,6 +663,7 @@ def test_layers_left_to_peft_are_recorded_with_the_reason(run):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first):
+    """From PEFT's layers to ours and back."""
     off = {"no_fast_adapters": True}
     flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "num_train_epochs": 2}
     whole = run("whole", **flags)
@@ -650,6 +678,7 @@ def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first):
 
 
 def test_mnli_has_two_validation_sets_two_test_sets_and_ax(run):
+    """With metrics and predictions of each."""
     folder = run(task_name="mnli", do_predict=True, max_predict_samples=10)
     results = read(folder / "eval_results.json")
     assert {"eval_accuracy", "eval_accuracy_mm", "eval_loss", "eval_loss_mm"} <= results.keys()
@@ -659,6 +688,7 @@ def test_mnli_has_two_validation_sets_two_test_sets_and_ax(run):
 
 
 def test_stsb_is_regression_with_three_scores(run):
+    """It learns, and predicts numbers."""
     folder = run(task_name="stsb", do_predict=True, max_train_samples=None, max_eval_samples=None, num_train_epochs=4)
     results = read(folder / "eval_results.json")
     assert results["eval_pearson"] > 0.3
@@ -670,6 +700,7 @@ def test_stsb_is_regression_with_three_scores(run):
 @pytest.mark.parametrize("suffix", ["csv", "json"])
 @pytest.mark.parametrize("labels", [["bad", "good"], [0, 1], [0.25, 1.5]])
 def test_own_files_for_classification_and_regression(run, tmp_path, suffix, labels):
+    """Names, whole numbers and floats as labels, from CSV and JSON, learnt to the end."""
     for name in ("train", "validation", "test"):
         rows = [
             {"text": f"a {word} film", "label": label} for word, label in zip(["dull", "great"], labels, strict=True)
@@ -735,6 +766,7 @@ def test_local_data_are_never_stale_nor_mixed_up(run, tiny, tmp_path):
 
 
 def test_tokenised_data_are_found_again_by_the_next_process(tiny, tmp_path):
+    """Another seed of the same task adds nothing to the cache."""
     cache = tmp_path / "home"
     counts = []
     for seed in (1, 2):
@@ -745,6 +777,7 @@ def test_tokenised_data_are_found_again_by_the_next_process(tiny, tmp_path):
 
 
 def test_padding_is_to_the_longest_of_the_batch_unless_asked_for(run, monkeypatch):
+    """And to multiples of 8 in reduced precision."""
     widths = []
     training_step = run_glue.GlueTrainer.training_step
 
@@ -764,11 +797,13 @@ def test_padding_is_to_the_longest_of_the_batch_unless_asked_for(run, monkeypatc
 
 
 def test_too_long_a_max_seq_length_is_clipped_with_a_warning(run, caplog):
+    """To the model's positions."""
     run(max_seq_length=10_000, pad_to_max_length=True)
     assert any("--max_seq_length 10000 is above the model's 64" in message for message in caplog.messages)
 
 
 def test_one_json_file_instead_of_flags(tiny, tmp_path):
+    """The same arguments either way."""
     argv = arguments(tiny, tmp_path / "flags")
     names = [token[2:] for token in argv if token.startswith("--")]
     values = {}
@@ -810,6 +845,7 @@ def meta_model(size: str) -> torch.nn.Module:
     ],
 )
 def test_parameter_counts_of_the_papers(adapter, rank, size, count):
+    """Adapter and head apart, on the real sizes."""
     model = meta_model(size)
     config = run_glue.make_adapter_config(run_glue.AdapterArguments(adapter_name=adapter, rank=rank), model, seed=1)
     counts = run_glue.count_parameters(peft.get_peft_model(model, config))
@@ -818,6 +854,7 @@ def test_parameter_counts_of_the_papers(adapter, rank, size, count):
 
 
 def test_configurations_are_the_protocol_s():
+    """And the flags that change them."""
     model = meta_model("base")
     make = lambda **flags: run_glue.make_adapter_config(run_glue.AdapterArguments(**flags), model, seed=3)  # noqa: E731
     lora = make(adapter_name="lora", rank=4)
@@ -834,12 +871,14 @@ def test_configurations_are_the_protocol_s():
 
 
 def test_paper_scaling_divides_by_the_root_of_the_number_of_bases(run):
+    """2 / sqrt(n) in place of 2."""
     folder = run(adapter_name="randlora", rank=5, paper_scaling=True)
     config = read(folder / "adapter_config.json")
     assert config["randlora_alpha"] / 5 == pytest.approx(2 / math.sqrt(math.ceil(48 / 5)))
 
 
 def test_projection_keys_are_the_authors_and_never_shared():
+    """Also where their formula leaves 64 bits."""
     assert [run_glue.projection_key(seed) for seed in range(1, 6)] == [8, 23, 63, 171, 466]
     keys = [run_glue.projection_key(seed) for seed in [*range(200), 2**32 - 1]]
     assert len(set(keys)) == len(keys)
@@ -857,6 +896,7 @@ def test_projection_keys_are_the_authors_and_never_shared():
     ids=lambda content: content["peft_type"],
 )
 def test_any_other_peft_method_from_its_config_file(run, tiny, tmp_path, content):
+    """Trained, counted, saved, reloaded and merged."""
     (tmp_path / "adapter.json").write_text(json.dumps(content))
     folder = run(
         adapter_name=None, rank=None, adapter_config=tmp_path / "adapter.json", save_merged=tmp_path / "plain"
@@ -934,6 +974,7 @@ def test_any_other_peft_method_from_its_config_file(run, tiny, tmp_path, content
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_flags_are_one_line_before_a_model_is_loaded(tiny, tmp_path, flags, message, monkeypatch):
+    """It names the flag and what is allowed, and leaves no folder."""
     monkeypatch.setattr(run_glue, "load_model", lambda *args: pytest.fail("a model was loaded"))
     with pytest.raises(UsageError, match=message) as caught:
         run_glue.main(arguments(tiny, tmp_path / "out", **flags))
@@ -958,6 +999,7 @@ def test_bad_flags_are_one_line_before_a_model_is_loaded(tiny, tmp_path, flags, 
     ],
 )
 def test_bad_files_are_one_line(tiny, tmp_path, files, message):
+    """It names the file, and what is wrong in it."""
     flags = {"task_name": None, "dataset_path": None}
     for name, content in files.items():
         path = tmp_path / (name if "." in name else f"{name}.csv")
@@ -970,6 +1012,7 @@ def test_bad_files_are_one_line(tiny, tmp_path, files, message):
 
 
 def test_missing_column_and_unreadable_parquet_name_the_folder(tiny, tmp_path):
+    """Of a local copy of GLUE."""
     shutil.copytree(tiny / "glue" / "cola", tmp_path / "glue" / "mrpc")
     with pytest.raises(UsageError, match="no column `sentence1`, only sentence, label, idx"):
         run_glue.main(arguments(tiny, tmp_path / "out", dataset_path=tmp_path / "glue"))
@@ -989,6 +1032,7 @@ def test_missing_column_and_unreadable_parquet_name_the_folder(tiny, tmp_path):
     ],
 )
 def test_bad_adapter_config_files(tiny, tmp_path, content, message):
+    """No JSON, no method, an unknown setting, layers that are not there, and what PEFT itself refuses."""
     (tmp_path / "adapter.json").write_text(content)
     flags = {"adapter_name": None, "rank": None, "adapter_config": tmp_path / "adapter.json"}
     with pytest.raises(UsageError, match=f"--adapter_config .*{message}"):
@@ -996,6 +1040,7 @@ def test_bad_adapter_config_files(tiny, tmp_path, content, message):
 
 
 def test_what_can_t_be_merged_is_refused(tiny, tmp_path):
+    """Before a model is loaded, not after the training."""
     (tmp_path / "adapter.json").write_text('{"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}')
     flags = {"adapter_name": None, "rank": None, "adapter_config": tmp_path / "adapter.json"}
     with pytest.raises(UsageError, match="--save_merged: PROMPT_TUNING has no weights to merge"):
@@ -1005,12 +1050,14 @@ def test_what_can_t_be_merged_is_refused(tiny, tmp_path):
 
 
 def test_paper_scaling_needs_one_number_of_bases():
+    """PEFT keeps one alpha for all layers."""
     assert run_glue.number_of_bases([48, 48], 5) == 10
     with pytest.raises(UsageError, match=r"--paper_scaling: the adapted layers have \[10, 20\] bases"):
         run_glue.number_of_bases([48, 96], 5)
 
 
 def test_broken_weights_are_one_line(run, tiny, tmp_path):
+    """Of the adapter and of the model."""
     saved = run("saved")
     (saved / "adapter_model.safetensors").write_bytes(b"")
     flags = {"do_train": None, "adapter_name": None, "rank": None}
@@ -1024,6 +1071,7 @@ def test_broken_weights_are_one_line(run, tiny, tmp_path):
 
 
 def test_outputs_that_are_no_numbers_are_a_divergence():
+    """A metric would hide them."""
     task = run_glue.Task("own", None, ("text", None), ("no", "yes"), is_regression=False)
     compute_metrics = run_glue.make_compute_metrics(task)
     logits = np.array([[0.0, 1.0], [2.0, 1.0]])
@@ -1044,6 +1092,8 @@ def test_outputs_that_are_no_numbers_are_a_divergence():
     ],
 )
 def test_every_end_has_its_exit_status_and_line(monkeypatch, capsys, outcome, status, line):
+    """Without a traceback."""
+
     def main() -> int:
         if outcome is not None:
             raise outcome
@@ -1070,6 +1120,7 @@ def test_a_process_of_several_leaves_without_a_teardown_that_may_hang(monkeypatc
 
 
 def test_an_architecture_without_the_target_layers_gets_its_linear_layers_named(tiny, tmp_path):
+    """So that --target_modules can be given."""
     from transformers import DistilBertConfig, DistilBertModel
 
     folder = tmp_path / "distilbert"
@@ -1085,12 +1136,14 @@ def test_an_architecture_without_the_target_layers_gets_its_linear_layers_named(
 
 
 def test_hub_out_of_reach_names_the_ways_to_work_offline(tiny, tmp_path):
+    """--dataset_path, or what was downloaded before."""
     with pytest.raises(UsageError, match="nyu-mll/glue .*--dataset_path.*HF_HUB_OFFLINE"):
         run_glue.main(arguments(tiny, tmp_path / "out", dataset_path=None))
 
 
 @pytest.mark.parametrize(("flags", "status"), [({"rank": 0}, 2), ({"learning_rate": 1e30, "optim": "sgd"}, 1)])
 def test_exit_status_and_one_line_on_stderr(tiny, tmp_path, flags, status):
+    """Of a real process: 2 for a mistake, 1 for a divergence."""
     command = arguments(tiny, tmp_path / "out", max_grad_norm=0, **flags)
     done = subprocess.run([sys.executable, REPOSITORY / "run_glue.py", *command], capture_output=True, text=True)
     assert done.returncode == status
@@ -1099,6 +1152,7 @@ def test_exit_status_and_one_line_on_stderr(tiny, tmp_path, flags, status):
 
 
 def test_help_is_a_manual(capsys):
+    """The module's docstring, then every flag with its default."""
     with pytest.raises(SystemExit) as stopped:
         run_glue.main(["--help"])
     assert stopped.value.code == 0

@@ -46,6 +46,7 @@ def dry_run(*flags: str, **variables: str) -> list[list[str]]:
 
 
 def test_the_grid_is_the_protocol_s_180_runs():
+    """Each with its rank, rate, epochs, batch and a folder of its own."""
     commands = dry_run()
     assert len(commands) == 180
     ranks = {
@@ -75,6 +76,7 @@ def test_the_grid_is_the_protocol_s_180_runs():
 
 
 def test_variables_and_flags_narrow_and_extend_the_grid():
+    """A model that the recipe lacks, spaces in names, a tag; flags come last, and so override."""
     commands = dry_run(
         "--dataset_path",
         "my data",
@@ -99,6 +101,7 @@ def test_variables_and_flags_narrow_and_extend_the_grid():
 
 
 def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
+    """The recipe has none."""
     (command,) = dry_run(
         "--learning_rate", "2e-5", ADAPTERS="none", TASKS="rte", SEEDS="1", MODELS="FacebookAI/roberta-base"
     )
@@ -156,6 +159,7 @@ def test_a_rank_is_for_its_own_adapter_alone():
 
 
 def test_commands_are_whole_in_any_folder(tmp_path):
+    """Called from elsewhere, the lines still find the script."""
     done = train_all(DRY_RUN="1", cwd=tmp_path)
     assert Path(shlex.split(done.stdout.splitlines()[0])[1]).is_file()
 
@@ -171,6 +175,7 @@ def rows(recipe: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(recipe, tmp_path, monkeypatch):
+    """With the values of the row; a ? is never guessed."""
     monkeypatch.chdir(tmp_path)
     for row in rows(recipe):
         assert row["source"]
@@ -205,6 +210,7 @@ def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(r
 
 
 def test_a_paper_s_recipe_has_a_row_for_each_model_and_task():
+    """And no two."""
     assert [path.stem for path in RECIPES] == ["fourierft", "lora", "randlora", "vera"]
     for recipe in RECIPES:
         served = [(row["adapter"], row["model"], task) for row in rows(recipe) for task in row["tasks"].split(",")]
@@ -215,6 +221,7 @@ def test_a_paper_s_recipe_has_a_row_for_each_model_and_task():
 
 
 def test_lora_s_recipe_starts_three_tasks_from_the_same_seed_s_mnli_run():
+    """MRPC, RTE and STS-B, as the paper did."""
     commands = dry_run(RECIPE="lora", TAG="_paper")
     assert len(commands) == 2 * 8 * 5
     position = {}
@@ -326,6 +333,7 @@ ENGINES = pytest.mark.parametrize(
 
 @ENGINES
 def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(world, jobs):
+    """It is tried once more, logged, named, and done by the next sweep."""
     (world / "status_mrpc").write_text("3")
     first = train_all(**settings(world, **jobs))
     assert first.returncode == 1
@@ -359,6 +367,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(world
     ],
 )
 def test_only_failures_are_tried_again(world, status, retries, n_calls, expected, line):
+    """Not a mistake, not what was stopped; a kill is."""
     (world / "status_mrpc").write_text(status)
     done = train_all(**settings(world, SEEDS="1", RETRIES=retries))
     assert done.returncode == expected
@@ -367,6 +376,7 @@ def test_only_failures_are_tried_again(world, status, retries, n_calls, expected
 
 
 def test_a_run_that_diverged_is_not_tried_again(world):
+    """It would again."""
     (world / "status_mrpc").write_text("1")
     folder = world / "results/lora4/1/mrpc"
     folder.mkdir(parents=True)
@@ -377,6 +387,7 @@ def test_a_run_that_diverged_is_not_tried_again(world):
 
 
 def test_a_run_of_other_arguments_is_named_and_neither_skipped_nor_overwritten(world):
+    """Broken results of the same arguments are made again."""
     assert train_all(**settings(world)).returncode == 0
     (world / "results/lora4/1/rte/eval_results.json").write_text("")  # as a full disk leaves it
     shutil.rmtree(world / "results/lora4/2/rte")
@@ -396,6 +407,7 @@ def test_a_run_of_other_arguments_is_named_and_neither_skipped_nor_overwritten(w
 
 @NEEDS_PARALLEL
 def test_a_run_whose_end_was_not_seen_is_not_counted_as_finished(world):
+    """The shell around it was killed."""
     (world / "kill").touch()
     done = train_all(**settings(world, JOBS="1"))
     assert done.returncode == 75
@@ -406,6 +418,7 @@ def test_a_run_whose_end_was_not_seen_is_not_counted_as_finished(world):
 
 @NEEDS_PARALLEL
 def test_parallel_runs_share_the_machine(world):
+    """One GPU each, the cores divided, a log of all."""
     done = train_all(**settings(world, JOBS="2", GPUS="3,5", TOGETHER="2"))
     assert done.returncode == 0, done.stdout
     assert sorted(folders(world)) == ["1/mrpc", "1/rte", "2/mrpc", "2/rte"]
@@ -416,6 +429,7 @@ def test_parallel_runs_share_the_machine(world):
 
 
 def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
+    """As many as nvidia-smi lists; a number of threads that was given stays."""
     (world / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho 'GPU 1: A (UUID: GPU-2)'\n")
     (world / "nvidia-smi").chmod(0o755)
     path = f"{world}:{os.environ['PATH']}"
@@ -426,6 +440,7 @@ def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
 
 
 def test_without_gpus_or_gnu_parallel_one_line_says_so(world):
+    """moreutils' parallel is another program."""
     for name, content in (("nvidia-smi", "#!/bin/sh\nexit 9\n"), ("parallel", "#!/bin/sh\necho moreutils\n")):
         (world / name).write_text(content)
         (world / name).chmod(0o755)
@@ -438,6 +453,7 @@ def test_without_gpus_or_gnu_parallel_one_line_says_so(world):
 
 @NEEDS_PARALLEL
 def test_what_starts_from_another_run_waits_for_it(world):
+    """MNLI first."""
     done = train_all(**settings(world, RECIPE="lora", TASKS="rte mrpc mnli", JOBS="6"))
     assert done.returncode == 0, done.stdout
     assert {name.split("/")[1] for name in folders(world)[:2]} == {"mnli"} and len(folders(world)) == 6
@@ -445,6 +461,7 @@ def test_what_starts_from_another_run_waits_for_it(world):
 
 @NEEDS_PARALLEL
 def test_dry_run_lines_are_whole_for_gnu_parallel(world):
+    """Two spaces in an argument arrive."""
     command = f"bash {shlex.quote(str(REPOSITORY / 'train_all.sh'))} --note 'two  words' | parallel --jobs 2"
     done = subprocess.run(["bash", "-c", command], env=environment(**settings(world, DRY_RUN="1")), cwd=world)
     assert done.returncode == 0
@@ -478,6 +495,7 @@ def wait_for_calls(world: Path, number: int) -> None:
 @ENGINES
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_lets_the_runs_save_and_starts_no_other(world, jobs, number, status):
+    """SIGTERM and Ctrl-C; the next sweep ends the work."""
     (world / "wait").touch()
     sweep = start(world, **jobs)
     running = int(jobs.get("JOBS", 1))
@@ -495,6 +513,7 @@ def test_a_signal_lets_the_runs_save_and_starts_no_other(world, jobs, number, st
 
 @NEEDS_PARALLEL
 def test_a_signal_to_gnu_parallel_itself_is_not_taken_for_the_end(world):
+    """Its runs are stopped, the others not started: both are said."""
     (world / "wait").touch()
     sweep = start(world, JOBS="2")
     wait_for_calls(world, 2)
@@ -509,6 +528,7 @@ def test_a_signal_to_gnu_parallel_itself_is_not_taken_for_the_end(world):
 
 @ENGINES
 def test_two_sweeps_share_the_work(world, jobs):
+    """Every run is done once."""
     sweeps = [start(world, SEEDS="1 2 3 4", **jobs) for _ in range(2)]
     outputs = [sweep.communicate()[0] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], outputs
@@ -534,6 +554,7 @@ def test_a_folder_that_another_run_takes_meanwhile_is_left_to_it(world):
 
 
 def test_a_refused_run_is_no_failure_if_the_other_finishes_before_it_has_ended(world):
+    """It was left to the other."""
     folder = world / "results/lora4/1/mrpc"
     for name in ("late", "slow"):
         (world / name).touch()
@@ -552,6 +573,7 @@ def test_a_refused_run_is_no_failure_if_the_other_finishes_before_it_has_ended(w
 
 
 def test_a_folder_that_can_t_be_written_is_one_failed_run(world):
+    """The others are done."""
     (world / "results/lora4/1").mkdir(parents=True)
     (world / "results/lora4/1/rte").write_text("a file")
     done = train_all(**settings(world))
@@ -562,6 +584,7 @@ def test_a_folder_that_can_t_be_written_is_one_failed_run(world):
 
 
 def test_status_asks_parse_results_for_every_row_of_the_grid(world):
+    """A single seed as a range, or it would mean as many."""
     done = train_all(**settings(world, STATUS="1", ADAPTERS="lora vera:8"))
     roots = [f"{world}/results/{name}" for name in ("lora4", "vera8")]
     assert json.loads(done.stdout) == ["--status", *roots, "1,2", "--tasks", "mrpc,rte"]
@@ -586,6 +609,7 @@ def slurm(world: Path, line: int, script: Path = REPOSITORY / "train_all.sh", **
 
 
 def test_a_slurm_task_runs_its_line_in_place_of_the_script(world):
+    """The signal reaches the run itself; requeued it resumes, and when finished it does nothing."""
     (world / "wait").touch()
     task = slurm(world, 3)
     wait_for_calls(world, 1)
@@ -605,6 +629,7 @@ def test_a_slurm_task_runs_its_line_in_place_of_the_script(world):
 
 
 def test_a_slurm_task_of_other_arguments_fails(world):
+    """And names the difference."""
     train_all("--num_train_epochs", "3", **settings(world, SEEDS="1", TASKS="mrpc"))
     task = slurm(world, 1)
     output, _ = task.communicate()
@@ -634,6 +659,7 @@ def test_slurm_s_copy_of_the_script_finds_the_repository(world, shown):
 
 
 def test_slurm_s_copy_takes_the_script_that_was_named_not_one_in_the_folder_of_submission(world):
+    """Another checkout may lie there."""
     other = world / "other"
     (other / "recipes").mkdir(parents=True)
     for name in ("run_glue.py", "one_run.sh", "recipes/randlora.tsv"):
@@ -650,6 +676,7 @@ def test_slurm_s_copy_takes_the_script_that_was_named_not_one_in_the_folder_of_s
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_sweep_inside_one_slurm_job_stops_on_its_warning(world, number):
+    """SIGUSR1 as SIGTERM."""
     (world / "wait").touch()
     sweep = start(world, SLURM_JOB_ID="9")
     wait_for_calls(world, 1)
@@ -661,6 +688,7 @@ def test_a_sweep_inside_one_slurm_job_stops_on_its_warning(world, number):
 
 @NEEDS_PARALLEL
 def test_threads_are_of_the_cores_that_slurm_gave(world):
+    """Not of those that the machine has."""
     done = train_all(**settings(world, JOBS="2", SEEDS="1", SLURM_JOB_ID="9", SLURM_CPUS_ON_NODE="10"))
     assert done.returncode == 0, done.stdout
     assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {"5"}
@@ -686,6 +714,7 @@ def has_slurm() -> bool:
 
 @pytest.mark.skipif(not has_slurm(), reason="no Slurm answers here; the tests above set its variables instead")
 def test_a_real_slurm_runs_requeues_and_finishes_what_is_missing(world):
+    """With sbatch, scontrol and a controller that answers."""
     (world / "stand-in").symlink_to(
         world / "stand in"
     )  # proctrack/linuxproc finds no process with a space in its name
