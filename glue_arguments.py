@@ -424,8 +424,9 @@ def check_adapter_arguments(
             saved = PeftConfig.from_pretrained(adapter_args.adapter_path)
         except (OSError, TypeError, ValueError) as error:
             raise UsageError(f"--adapter_path {adapter_args.adapter_path}: {first_line(error)}") from error
-        model_args.model_name_or_path, revision = saved.base_model_name_or_path, saved.revision
-        model_args.model_revision = revision or model_args.model_revision
+        model_args.model_name_or_path = saved.base_model_name_or_path
+        if saved.revision and "model_revision" not in given:
+            model_args.model_revision = saved.revision
 
 
 def check_saved_adapters(adapter_args: AdapterArguments, adapter: str, do_train: bool) -> None:

@@ -54,8 +54,11 @@ def failure_noted(args: GlueTrainingArguments) -> Iterator[None]:
         failed = error if isinstance(error, RunFailedError) else explain_failure(error, args)
         if args.should_save or isinstance(failed, RunFailedError):  # one process's loss alone may diverge
             line = str(failed) if failed else f"{type(error).__name__}: {first_line(error)}"
-            with contextlib.suppress(OSError):
-                Path(args.output_dir, run_folder.FAILURE_FILE).write_text(line + "\n", encoding="utf-8")
+            path = Path(args.output_dir, run_folder.FAILURE_FILE)
+            # Of several processes one may have said already why it left the others alone.
+            if args.world_size == 1 or failed is not None or not path.exists():
+                with contextlib.suppress(OSError):
+                    path.write_text(line + "\n", encoding="utf-8")
         if failed is None or failed is error:
             raise
         raise failed from error
@@ -95,6 +98,12 @@ def less_memory(args: GlueTrainingArguments) -> str:
     )
 
 
+def machine_of(args: GlueTrainingArguments) -> dict[str, Any]:
+    """What the machine and the launcher decide about the numbers: the global batch and the precision."""
+    precision = {"no": "float32"}.get(args.mixed_precision, args.mixed_precision)
+    return {"processes": args.world_size, "precision": precision}
+
+
 class StopOnSignal(TrainerCallback):
     """Stops the run when SIGTERM, or SIGUSR1 as a scheduler's warning, arrives.
 
@@ -126,7 +135,7 @@ class StopOnSignal(TrainerCallback):
         """Save, and don't evaluate, if the signal has come; an epoch's log line would be lost after this."""
         if self.is_asked(args):
             control.should_save, control.should_evaluate = True, False
-            if args.logging_strategy == "epoch" and float(state.epoch).is_integer():
+            if args.logging_strategy == "epoch" and GlueTrainer.ends_epoch(state):
                 control.should_log = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -216,6 +225,11 @@ class GlueTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
+    @staticmethod
+    def ends_epoch(state: TrainerState) -> bool:
+        """Whether Trainer ends an epoch after this step: a whole one, or the one that the run ends in."""
+        return float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
+
     def go_on_counting(self) -> None:
         """Let the next log line's mean loss count from the last log line, as if the run had not been stopped."""
         loss, steps = self.unlogged
@@ -227,7 +241,7 @@ class GlueTrainer(Trainer):
         state, strategy = self.state, self.args.eval_strategy
         due = False  # by the rules of transformers' DefaultFlowCallback
         if strategy == "epoch":
-            due = float(state.epoch or 0).is_integer() and self.args.eval_delay <= (state.epoch or 0)
+            due = self.ends_epoch(state) and self.args.eval_delay <= (state.epoch or 0)
         elif strategy == "steps":
             at_end = state.global_step >= state.max_steps
             due = (at_end or state.global_step % state.eval_steps == 0) and self.args.eval_delay <= state.global_step
@@ -244,7 +258,7 @@ class GlueTrainer(Trainer):
             "unlogged_loss": self.mean_over_processes(self._tr_loss.item()),
             "unlogged_steps": self.state.global_step - self._globalstep_last_logged,
             "seconds": self.seconds_before + time.time() - self.began,
-            "processes": self.args.world_size,
+            **machine_of(self.args),
         }
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"

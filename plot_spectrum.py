@@ -25,6 +25,7 @@ Exit status: 0 if the figure was written, else 2.
 
 import argparse
 import math
+import os
 import re
 import statistics
 import sys
@@ -118,14 +119,16 @@ def check_run_folder(folder: Path) -> None:
 
 
 def labelled(folders: list[Path]) -> list[tuple[str, Path]]:
-    """Return each run once with the name of its adapter, as in `first/lora4` where two adapters share a name.
+    """Return each run once with the name of its adapter, with folders above it where two share a name.
 
     RESULTS/<adapter>/<seed>/<task> is a sweep's run; another folder is an adapter of its own.
     """
     runs = dict.fromkeys(folder.resolve() for folder in folders)
     rows = {run: run.parents[1] if run.parent.name.isdigit() else run for run in runs}
     distinct = list(dict.fromkeys(rows.values()))
-    names = dict(zip(distinct, row_names([f"{row.parent.name}/{row.name}" for row in distinct]), strict=True))
+    above = os.path.commonpath(distinct)
+    names = dict(zip(distinct, row_names([str(row) for row in distinct]), strict=True))
+    names = {row: os.path.relpath(row, above) if os.path.isabs(name) else name for row, name in names.items()}
     return [(names[row], run) for run, row in rows.items()]
 
 

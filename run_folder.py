@@ -44,12 +44,10 @@ LOG_TAIL = 65536  # bytes at the end of a log in which the reason of a failure i
 ATTEMPT = "== "  # begins the line that train_all.sh writes into a log at each start and end of a run
 ATTEMPT_ENDED = "== ended"
 # What a run may write besides checkpoints, saved weights and predictions.
+RESULT_FILES = (RECORD_FILE, "all_results.json", "train_results.json", "eval_results.json")
 RUN_FILES = (
-    RECORD_FILE,
+    *RESULT_FILES,
     BASES_FILE,
-    "all_results.json",
-    "train_results.json",
-    "eval_results.json",
     STATE_FILE,
     "training_args.bin",
     "config.json",
@@ -425,9 +423,18 @@ def delete_checkpoints(folder: Path) -> None:
 def clear(folder: Path) -> None:
     """Delete what runs wrote into `folder`, and nothing else; the log and the lock stay."""
     delete_checkpoints(folder)
-    for name in (*RUN_FILES, COMMAND_FILE, FAILURE_FILE):
+    clear_results(folder)
+    for name in (*RUN_FILES, COMMAND_FILE):
         (folder / name).unlink(missing_ok=True)
-    for path in [*folder.glob("predict_results_*.txt"), *folder.glob(".*.tmp")]:
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+
+
+def clear_results(folder: Path) -> None:
+    """Delete what says how a run in `folder` ended."""
+    for name in (*RESULT_FILES, FAILURE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob("predict_results_*.txt"):
         path.unlink()
 
 
@@ -440,8 +447,11 @@ def is_whole(checkpoint: Path) -> bool:
     if read_json(checkpoint / STATE_FILE) is None:
         return False
     weights = [*checkpoint.glob("*.safetensors")]
-    processes = (read_json(checkpoint / PROGRESS_FILE) or {}).get("processes", 1)
-    random_states = [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
+    # One random state a process; checkpoints of an older version don't say how many there were.
+    processes = (read_json(checkpoint / PROGRESS_FILE) or {}).get("processes")
+    random_states = [f"rng_state_{rank}.pth" for rank in range(processes or 0)]
+    if processes in (None, 1):
+        random_states = [path.name for path in checkpoint.glob("rng_state*.pth")] or ["rng_state.pth"]
     wanted = ["optimizer.pt", "scheduler.pt", *random_states]
     if not weights or not all((checkpoint / name).exists() for name in wanted):
         return False
@@ -495,6 +505,8 @@ def plan(work: Path) -> list[int]:
     for index, (folder, flags) in enumerate(read_grid(lines)):
         try:
             found, reason = ("elsewhere", holder_of(folder)) if is_running(folder) else state(folder, flags)
+            if found == "finished" and checkpoints(folder) and "save_total_limit" not in given_flags(flags):
+                found = "open"  # it was killed at its very end: started once more, it deletes them
         except OSError as error:
             found, reason = "other", f"it can't be read: {error.strerror}"
         if found in ("open", "broken"):

@@ -95,6 +95,7 @@ from glue_trainer import (
     hash_tensors,
     head_modules,
     head_parameters,
+    machine_of,
     random_bases,
 )
 from run_folder import UsageError, first_line
@@ -193,6 +194,8 @@ def may_skip(output_dir: Path, args: GlueTrainingArguments, command: list[str]) 
     state, reason = run_folder.state(output_dir, command)
     if state == "finished":
         logger.info(f"{output_dir} holds a finished run: nothing to do")
+        if args.should_save and not args.keep_checkpoints:
+            run_folder.delete_checkpoints(output_dir)  # left where the run was killed at its very end
         return True
     if state == "other":
         raise UsageError(
@@ -425,6 +428,7 @@ def find_checkpoint(output_dir: Path, args: GlueTrainingArguments) -> Path | Non
         checkpoint = Path(args.resume_from_checkpoint)
         if not run_folder.is_whole(checkpoint):
             raise UsageError(f"--resume_from_checkpoint {checkpoint}: not a whole checkpoint of Trainer")
+        check_machine(checkpoint, args)
         return checkpoint
     if not (args.resume and args.do_train):
         return None
@@ -432,21 +436,20 @@ def find_checkpoint(output_dir: Path, args: GlueTrainingArguments) -> Path | Non
     for path in broken:
         logger.warning(f"{path} is truncated: it is not used, resuming from {checkpoint or 'the start'}")
     if checkpoint is not None:
-        started = run_folder.read_json(output_dir / run_folder.COMMAND_FILE) or {}
-        for name, now in machine_of(args).items():
-            if started.get(name, now) != now:
-                raise UsageError(
-                    f"--resume: {checkpoint} is of a run with {name} {started[name]}, and this start has {now}, which "
-                    "would train something else: resume it on a machine like that, or give --overwrite_output_dir"
-                )
+        check_machine(checkpoint, args)
         logger.info(f"Resuming from {checkpoint}")
     return checkpoint
 
 
-def machine_of(args: GlueTrainingArguments) -> dict[str, Any]:
-    """What the machine and the launcher decide about the numbers: the global batch and the precision."""
-    precision = next((name for name in ("fp16", "bf16") if getattr(args, name)), "float32")
-    return {"processes": args.world_size, "precision": precision}
+def check_machine(checkpoint: Path, args: GlueTrainingArguments) -> None:
+    """Raise UsageError where a checkpoint is of another number of processes or another precision than this start."""
+    so_far = run_folder.read_json(checkpoint / run_folder.PROGRESS_FILE) or {}
+    for name, now in machine_of(args).items():
+        if so_far.get(name, now) != now:
+            raise UsageError(
+                f"{checkpoint} is of a run with {name} {so_far[name]}, and this start has {now}, which would train "
+                "something else: resume it on a machine like that, or give --overwrite_output_dir to start afresh"
+            )
 
 
 def load_model(
@@ -475,7 +478,8 @@ def load_model(
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
     base_sha256 = hash_tensors(model.base_model.state_dict())
     if adapter_args.adapter_path is not None or adapter_config is not None:
-        check_whole_encoder(model, loading["missing_keys"], model_args)
+        drawn = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+        check_whole_encoder(model, drawn, model_args)
     if adapter_args.adapter_path is not None:
         check_base_model("adapter_path", Path(adapter_args.adapter_path), base_sha256)
         try:
@@ -484,7 +488,8 @@ def load_model(
             raise UsageError(f"--adapter_path {adapter_args.adapter_path}: {first_line(error)}") from error
     elif adapter_config is not None:
         try:
-            model = get_peft_model(model, adapter_config)
+            revision = None if model_args.model_revision == "main" else model_args.model_revision
+            model = get_peft_model(model, adapter_config, revision=revision)
         except (ValueError, TypeError) as error:
             raise UsageError(f"--adapter_config {adapter_args.adapter_config}: {first_line(error)}") from error
     if adapter_args.init_adapter_from is not None:
@@ -492,12 +497,12 @@ def load_model(
     return model, base_sha256
 
 
-def check_whole_encoder(model: nn.Module, missing_keys: Iterable[str], model_args: ModelArguments) -> None:
-    """Raise UsageError where the encoder has weights that its file lacks: random ones, which no reload would draw."""
-    missing = sorted(name for name in missing_keys if name.startswith(f"{model.base_model_prefix}."))
-    if missing:
+def check_whole_encoder(model: nn.Module, drawn: Iterable[str], model_args: ModelArguments) -> None:
+    """Raise UsageError where weights of the encoder were drawn, as its file lacks them: no reload would draw them."""
+    drawn = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}."))
+    if drawn:
         raise UsageError(
-            f"--model_name_or_path {model_args.model_name_or_path}: no weights for {', '.join(missing)} in it. An "
+            f"--model_name_or_path {model_args.model_name_or_path}: no weights for {', '.join(drawn)} in it. An "
             "adapter would stand on random ones, which nobody could load again: save a whole model first"
         )
 
@@ -665,8 +670,8 @@ def clear_output_dir(output_dir: Path, args: GlueTrainingArguments, checkpoint: 
         if args.should_save and checkpoint is None:
             run_folder.clear(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
-        for name in (run_folder.FAILURE_FILE, run_folder.RECORD_FILE):  # the record of a run that is trained further
-            (output_dir / name).unlink(missing_ok=True)
+        if args.should_save:
+            run_folder.clear_results(output_dir)  # also of a run that had ended, and is trained further
 
 
 def describe_run(
@@ -712,7 +717,7 @@ def note_command(record: dict[str, Any], command: list[str], args: GlueTrainingA
     """Put the command into the record, and beside it from the start, to tell later whose checkpoints these are."""
     record["command"] = command
     if args.should_save:
-        started = {"command": command, "arguments": record["arguments"], **machine_of(args)}
+        started = {"command": command, "arguments": record["arguments"]}
         run_folder.write_json(Path(args.output_dir) / run_folder.COMMAND_FILE, started)
 
 

@@ -51,8 +51,12 @@ OWN_ARGUMENTS = {
 }  # fmt: skip
 OWN_PREFIXES = ("save_", "log_", "logging_", "hub_", "dataloader_", "ddp_", "trackio_")
 # How a comparison names the method; the flags say the same, or nothing (--rank of full fine-tuning).
-METHOD_SETTINGS = {"adapter_config.peft_type": "method", "adapter_config.r": "rank"}
-METHOD_FLAGS = ("adapter_name", "rank", "adapter_alpha")
+METHOD_SETTINGS = {
+    "adapter_config.peft_type": "method",
+    "adapter_config.r": "rank",
+    "adapter_config.target_modules": "layers",
+}
+METHOD_FLAGS = ("adapter_name", "rank", "adapter_alpha", "target_modules")
 SAME_IN_ALL_TASKS = ("base model", "adapter_name", "rank", "target_modules", "adapter_config.peft_type")
 
 
@@ -191,8 +195,11 @@ def read_results(args: argparse.Namespace) -> Results:
 
 def distinct_roots(roots: list[str]) -> list[str]:
     """Return the folders without repeats, so that `x/lora4 x/*` compares all with lora4, and without a sweep's log."""
-    folders = {os.path.abspath(root): root for root in reversed(roots) if os.path.basename(root) != JOB_LOG}
-    return [root for root in dict.fromkeys(roots) if root in folders.values()]
+    kept = [root for root in roots if os.path.basename(root) != JOB_LOG or os.path.isdir(root)]
+    if not kept:
+        raise ResultsError(f"ROOT: no folder of results, only {roots[0]}")
+    first = {os.path.abspath(root): root for root in reversed(kept)}
+    return [root for root in dict.fromkeys(kept) if root in first.values()]
 
 
 def wanted_seeds(text: str) -> list[int]:
@@ -501,7 +508,7 @@ def seed_costs(row: Row, tasks: list[str]) -> dict[str, float | None]:
         ("peak_bytes", max),
     ):
         by_task = [{seed: run_cost(run, name) for seed, run in row.used(task).items()} for task in tasks]
-        seeds = set.intersection(*map(set, by_task))
+        seeds = set.intersection(*map(set, by_task)) if by_task else set()
         values = [[of_task[seed] for of_task in by_task] for seed in sorted(seeds)]
         whole = [over_tasks(of_seed) for of_seed in values if None not in of_seed]
         costs[name] = statistics.fmean(whole) if whole else None
@@ -623,11 +630,15 @@ def row_differences(first: Row, second: Row, tasks: list[str]) -> list[str]:
             if ours[seed].record is None or theirs[seed].record is None:
                 continue
             settings = settings_of(ours[seed].record), settings_of(theirs[seed].record)
-            for name in sorted(settings[0].keys() | settings[1].keys()):
+            changed = {name for name, _ in settings[0].items() ^ settings[1].items()} - set(METHOD_FLAGS)
+            if "adapter_config.peft_type" in changed:  # then the other settings have other names
+                changed = {name for name in changed if not name.startswith("adapter_config.")} | (
+                    changed & METHOD_SETTINGS.keys()
+                )
+            for name in sorted(changed):
                 values = [shortened(printable(of_run.get(name, "none"))) for of_run in settings]
-                of_method = name.startswith("adapter_config.") or name in METHOD_FLAGS
-                if values[0] != values[1] and (not of_method or name in METHOD_SETTINGS):
-                    found.setdefault(METHOD_SETTINGS.get(name, name), {})[" / ".join(values)] = None
+                shown = METHOD_SETTINGS.get(name, name.removeprefix("adapter_config."))
+                found.setdefault(shown, {})[" / ".join(values)] = None
     return [f"{name} {' or '.join(pairs)}" for name, pairs in found.items()]
 
 
@@ -638,7 +649,7 @@ def settings_of(record: dict[str, Any]) -> dict[str, str]:
     compared = ("validation",) if arguments.get("selection_fraction") else ("train", "validation")
     values = {f"{split} data": part(record, "data_sha256").get(split) for split in compared}
     values["base model"] = base.get("sha256") or base.get("name")
-    values["precision"] = record.get("precision")
+    values |= {name: record.get(name) for name in ("precision", "processes")}
     values = {name: value for name, value in values.items() if value is not None}
     values |= {name: value for name, value in arguments.items() if is_compared(name)}
     values |= {f"adapter_config.{name}": value for name, value in adapter.items() if is_compared(name)}

@@ -169,8 +169,8 @@ check_wanted "$@"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 print_grid "$@" >"$work/grid"
-twice=$(cut -f 1 "$work/grid" | sort | uniq -d | head -n 1)
-[ -z "$twice" ] || usage_error "two runs would share the folder $twice: change MODELS, ADAPTERS, TASKS or SEEDS"
+twice=$(cut -f 1 "$work/grid" | sort | uniq -d)
+[ -z "$twice" ] || usage_error "two runs would share ${twice%%$'\n'*}: change MODELS, ADAPTERS, TASKS or SEEDS"
 if [ -n "${DRY_RUN:-}" ]; then
     cut -f 2 "$work/grid"
     exit

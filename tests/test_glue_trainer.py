@@ -93,10 +93,12 @@ def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at
 
 
 @pytest.mark.parametrize("step", [4, 6], ids=["an evaluation's step", "the last step"])
-def test_a_run_that_ends_in_mid_epoch_resumes_to_the_bit(run, signal_at, step):
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_a_run_that_ends_in_mid_epoch_resumes_to_the_bit(run, signal_at, step, strategy):
     """The last step lies between two evaluations and two epochs: it is evaluated, and no step more is taken."""
-    flags = {"max_steps": 6, "num_train_epochs": None, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 100}
-    flags |= {"save_strategy": "steps", "selection_fraction": 0.25, "per_device_train_batch_size": 12}
+    flags = {"max_steps": 6, "num_train_epochs": None, "eval_strategy": strategy, "logging_strategy": strategy}
+    flags |= {"selection_fraction": 0.25, "per_device_train_batch_size": 12, "save_strategy": "steps"}
+    flags |= {"eval_steps": 4, "save_steps": 100}
     whole = run("whole", **flags)
     signal_at(step)
     with pytest.raises(StoppedBySignal, match=f"after step {step} of 6"):

@@ -589,6 +589,21 @@ def test_comparison_by_hand(tmp_path, capsys):
     assert average[0] == "avg" and average[5] == "-"
 
 
+def test_rows_of_one_method_differ_in_its_settings(tmp_path, capsys):
+    """Of one method every setting counts, also one whose first 40 characters are the same, and the global batch."""
+    layers = [f"encoder.layer.{i}.attention.self.query" for i in range(3)]
+    for name, alpha, chosen, processes in (("a", 8, layers[:2], 1), ("b", 16, layers, 4)):
+        write_rows(
+            tmp_path / name,
+            {"rte": FIVE},
+            adapter_config={"lora_alpha": alpha, "target_modules": chosen},
+            processes=processes,
+        )
+    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5)
+    (line,) = (line for line in out if line.startswith("the runs differ in: "))
+    assert "lora_alpha 8 / 16" in line and "layers [" in line and "processes 1 / 4" in line and "method" not in line
+
+
 def test_permutation_test_can_confirm_with_more_seeds(tmp_path, capsys):
     """With six seeds 2/64 is below 0.05, and the verdict needs no restriction; the worse row isn't called better."""
     write_rows(tmp_path / "a", {"rte": [*FIVE, 0.75]})
@@ -952,6 +967,15 @@ def test_options_without_effect_on_the_list_of_runs(tmp_path, capsys, flags):
     with pytest.raises(SystemExit) as stop:
         parse_results.main([str(tmp_path), "1", "--format", "runs", *flags])
     assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+
+
+def test_rows_without_a_common_task(tmp_path, capsys):
+    """There is nothing to average or to compare, and the table says so."""
+    write_rows(tmp_path / "a", {"rte": [0.6]})
+    write_rows(tmp_path / "b", {"mrpc": [0.7]})
+    status, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 1, "--allow_missing")
+    assert status == 0 and rows_of(out)[1:3] == [["a", "-", "60.0 ± 0.0", "-"], ["b", "70.0 ± 0.0", "-", "-"]]
+    assert "avg, training and memory cover the tasks that every row has: none" in out
 
 
 def test_costs_cover_the_tasks_that_every_row_has(tmp_path, capsys):

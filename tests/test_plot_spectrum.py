@@ -64,6 +64,7 @@ def weight(folder: Path, kind: str) -> np.ndarray:
 
 def plot(capsys, *argv: object) -> tuple[int, str]:
     """Run main and return its exit status and what it printed."""
+    capsys.readouterr()  # what a training before it printed
     status = plot_spectrum.main([str(argument) for argument in argv])
     captured = capsys.readouterr()
     return status, captured.out + captured.err
@@ -164,12 +165,15 @@ def test_runs_of_one_adapter_share_a_line(trained, tmp_path, capsys):
 
 
 def test_adapters_of_one_name_have_lines_of_their_own(trained, tmp_path, capsys):
-    """results/lora and others/lora are two adapters."""
-    folders = [tmp_path / results / "lora" / "1" / "mrpc" for results in ("results", "others")]
+    """a/results/lora and b/results/lora are two adapters."""
+    folders = [tmp_path / above / "results" / "lora" / "1" / "mrpc" for above in "ab"]
     for folder in folders:
         shutil.copytree(trained("lora"), folder)
     _, said = plot(capsys, *folders, tmp_path / "a.png")
-    assert [line.split()[1:3] for line in said.splitlines()[-2:]] == [["results/lora", "12"], ["others/lora", "12"]]
+    assert [line.split()[1:3] for line in said.splitlines()[-2:]] == [
+        ["a/results/lora", "12"],
+        ["b/results/lora", "12"],
+    ]
 
 
 def test_broken_run_folders(trained, tmp_path, capsys):

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -214,8 +215,6 @@ def test_optimizer_and_schedule_follow_the_flags(run, monkeypatch):
 
 def test_mixed_precision_on_a_machine_without_it_warns_once_and_is_recorded(run, caplog):
     """The run is a float32 run to the bit."""
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
     folder = run(fp16=True)
     assert read(folder / "run.json")["precision"] == "float32"
     assert sum("--fp16" in message for message in caplog.messages) == 1
@@ -387,20 +386,34 @@ def test_a_named_checkpoint_is_no_way_into_another_runs_folder(run):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
         patch.setattr(run_glue, "train", lambda *_: {}["stop"])
         run("whole", resume_from_checkpoint=named, **flags)
-    assert not (named.parent / "run.json").exists()
+    assert not {"run.json", "eval_results.json", "all_results.json"} & {path.name for path in named.parent.iterdir()}
+
+
+def test_checkpoints_that_a_kill_left_beside_the_record_are_deleted(run):
+    """Between the record and its last work a run may be killed: the next start of it, by hand or sweep, tidies up."""
+    folder = run(save_total_limit=1)
+    record = read(folder / "run.json")
+    command = [flag for flag in record["command"] if flag not in ("--save_total_limit", "1")]
+    (folder / "run.json").write_text(json.dumps(record | {"command": command}))
+    (folder.parent / "grid").write_text(f"{folder}\tpython run_glue.py {shlex.join(command)}\n")
+    assert run_folder.plan(folder.parent) == [0]
+    run(resume=True)
+    assert not run_folder.checkpoints(folder) and run_folder.plan(folder.parent) == []
 
 
 def test_a_run_is_not_resumed_with_another_batch_or_precision(run):
     """The launcher decides the number of processes, the machine the precision: both are no flags, but move a score."""
     with killed_at_step_5(), pytest.raises(Killed):
         run(num_train_epochs=2)
-    (command,) = run("finished").parent.glob("out/command.json")
-    started = read(command)
-    assert (started["processes"], started["precision"]) == (1, "float32")
-    for name, value in (("processes", 4), ("precision", "fp16")):
-        command.write_text(json.dumps(started | {name: value}))
-        with pytest.raises(UsageError, match=f"--resume: .*checkpoint-4 is of a run with {name} {value}"):
-            run(num_train_epochs=2, resume=True)
+    checkpoint = run("finished").parent / "out" / "checkpoint-4"
+    so_far = read(checkpoint / run_folder.PROGRESS_FILE)
+    assert (so_far["processes"], so_far["precision"]) == (1, "float32")
+    (checkpoint / run_folder.PROGRESS_FILE).write_text(json.dumps(so_far | {"precision": "fp16"}))
+    for flags in ({"resume": True}, {"output": "other", "resume_from_checkpoint": checkpoint}):
+        with pytest.raises(
+            UsageError, match="checkpoint-4 is of a run with precision fp16, and this .* float32"
+        ):
+            run(num_train_epochs=2, **flags)
 
 
 def test_resume_with_nothing_whole_starts_afresh(run, caplog):
@@ -539,6 +552,11 @@ def test_an_adapter_needs_the_whole_pre_trained_model(run, tiny, tmp_path):
     with pytest.raises(UsageError, match="--model_name_or_path .*: no weights for bert.pooler.dense.bias, "):
         run(model_name_or_path=tmp_path / "bert")
     run("full", model_name_or_path=tmp_path / "bert", adapter_name="none", rank=None)
+    config = read(tiny / "bert" / "config.json")
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+    save_file(weights, tmp_path / "bert" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="no weights for bert.embeddings.position_embeddings.weight"):
+        run(model_name_or_path=tmp_path / "bert", ignore_mismatched_sizes=True, max_seq_length=32)
 
 
 def test_do_eval_alone_evaluates_a_fully_fine_tuned_model(run):

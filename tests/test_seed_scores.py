@@ -138,6 +138,7 @@ def test_a_root_given_again_and_a_job_log_are_left_out(tmp_path):
     (tmp_path / "joblog.tsv").write_text("Seq\n")
     results = read(tmp_path / "b", *sorted(tmp_path.iterdir()), f"{tmp_path}/a/", 1)
     assert [row.name for row in results.rows] == ["b", "a"]
+    assert error(tmp_path / "joblog.tsv", 1) == f"ROOT: no folder of results, only {tmp_path}/joblog.tsv"
 
 
 def test_links_to_different_results_are_fine(tmp_path):

@@ -114,8 +114,8 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
     ("variables", "flags", "message"),
     [
         ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera, as in lora:8"),
-        ({"SEEDS": "1 1"}, [], "two runs would share the folder finetuned_results/lora4/1/cola"),
-        ({"MODELS": "a/bert b/bert"}, [], "two runs would share the folder .*_bert/1/"),
+        ({"SEEDS": "1 1"}, [], "two runs would share finetuned_results/lora4/1/cola"),
+        ({"MODELS": "a/bert b/bert"}, [], "two runs would share .*_bert/1/"),
         ({"ADAPTERS": "lora:x"}, [], "ADAPTERS: lora:x is not <adapter>:<rank>"),
         ({"ADAPTERS": "none"}, [], "ADAPTERS=none: .*--learning_rate"),
         ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli"),
@@ -428,6 +428,7 @@ def test_parallel_runs_share_the_machine(world):
     assert log[0].startswith("Seq\tHost") and len(log) == 5
 
 
+@NEEDS_PARALLEL
 def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
     """As many as nvidia-smi lists; a number of threads that was given stays."""
     (world / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho 'GPU 1: A (UUID: GPU-2)'\n")
@@ -441,9 +442,10 @@ def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
 
 def test_without_gpus_or_gnu_parallel_one_line_says_so(world):
     """moreutils' parallel is another program."""
-    for name, content in (("nvidia-smi", "#!/bin/sh\nexit 9\n"), ("parallel", "#!/bin/sh\necho moreutils\n")):
-        (world / name).write_text(content)
-        (world / name).chmod(0o755)
+    for name, version in (("nvidia-smi", "GNU parallel"), ("parallel", "moreutils")):
+        for program, content in (("nvidia-smi", "#!/bin/sh\nexit 9\n"), ("parallel", f"#!/bin/sh\necho {version}\n")):
+            (world / program).write_text(content)
+            (world / program).chmod(0o755)
         done = train_all(**settings(world, JOBS_PER_GPU="2", PATH=f"{world}:{os.environ['PATH']}"))
         assert done.returncode == 2 and calls(world) == []
         assert len(done.stderr.splitlines()) == 1
