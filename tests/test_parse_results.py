@@ -625,7 +625,8 @@ def test_comparison_names_what_else_differs(tmp_path, capsys):
     _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5)
     (line,) = (line for line in out if line.startswith("the runs differ in: "))
     assert line == (
-        'the runs differ in: method "LORA" / none, rank 4 / none, num_train_epochs 10.0 / 80.0, '
+        'the runs differ in: method "LORA" / none, rank 4 / none, layers ["dense", "key", "query", "value"] / none, '
+        "num_train_epochs 10.0 / 80.0, "
         'validation data "cola validation" / "other"'
     )
     _, out, _ = parsed(capsys, tmp_path / "a", write_rows(tmp_path / "c", {"rte": FIVE, "cola": FIVE}), 5)

@@ -243,8 +243,9 @@ def test_a_part_that_the_pretrained_model_lacks(tiny, tmp_path, capsys):
     shutil.copytree(tiny / "bert", base)
     model = BertModel.from_pretrained(base, add_pooling_layer=False)
     model.save_pretrained(base)
-    folder = tmp_path / "lora"
-    run_glue.main(arguments(tiny, folder, model_name_or_path=base, seed=3, do_eval=None))
+    folder = tmp_path / "full"
+    flags = {"adapter_name": "none", "rank": None, "model_name_or_path": base}
+    run_glue.main(arguments(tiny, folder, seed=3, do_eval=None, **flags))
     status, said = plot(capsys, folder, tmp_path / "a.png")
     assert status == 0 and "pooler.dense" in said
     record = read(folder / "run.json")

@@ -410,9 +410,7 @@ def test_a_run_is_not_resumed_with_another_batch_or_precision(run):
     assert (so_far["processes"], so_far["precision"]) == (1, "float32")
     (checkpoint / run_folder.PROGRESS_FILE).write_text(json.dumps(so_far | {"precision": "fp16"}))
     for flags in ({"resume": True}, {"output": "other", "resume_from_checkpoint": checkpoint}):
-        with pytest.raises(
-            UsageError, match="checkpoint-4 is of a run with precision fp16, and this .* float32"
-        ):
+        with pytest.raises(UsageError, match="checkpoint-4 is of a run with precision fp16, and this .* float32"):
             run(num_train_epochs=2, **flags)
 
 
