@@ -165,7 +165,10 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     if any(has_score(theirs, task, results) for theirs in theirs_of_all for task in results.tasks):
         label = "hollow: from papers, each by its own protocol"
         handles.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color="gray", label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=9, frameon=False)
+    longest = 0.6 + 0.075 * max(len(handle.get_label()) for handle in handles)  # inches at 9 points, with its mark
+    fitting = max(1, min(4, len(handles), int(figure.get_figwidth() / longest)))
+    figure.set_figheight(figure.get_figheight() + 0.22 * (math.ceil(len(handles) / fitting) - 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=fitting, fontsize=9, frameon=False)
     title = f"Percent; each seed, mean and 95 % interval over up to {results.n_seeds} seeds; {EPOCHS[results.epoch]}"
     if results.drop_collapsed:
         title += f"; collapsed and diverged runs dropped: {results.n_dropped}"

@@ -74,6 +74,16 @@ def test_hollow_marks_are_of_the_metric_drawn(roots):
         assert bool(hollow(axes)) is expected and any("hollow" in label for label in labels) is expected
 
 
+def test_the_legend_stays_inside_a_narrow_figure(tmp_path):
+    """One task, five long names: they take as many lines as they need."""
+    names = [f"randlora64_all-MiniLM-L6-v2_lr{i}e-3" for i in range(5)]
+    rows = [write_rows(tmp_path / name, {"cola": [0.2, 0.3]}) for name in names]
+    figure, _ = plotted(*rows, 2, "--tasks", "cola", "a.png")
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+
+
 def test_sizes_are_on_a_log_axis(roots):
     """The last panel has the average of the tasks at the adapter's own parameters, without the head."""
     _, panels = plotted(*roots, 3, "a.png")
