@@ -216,8 +216,8 @@ class GlueTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(
         default=None,
         metadata={
-            "help": "How many checkpoints are kept, after the run too. Unless given: the last one while the run goes "
-            "on, none once it is finished."
+            "help": "How many checkpoints are kept, after the run too. Unless given: the last one (and the best "
+            "one with --load_best_model_at_end) while the run goes on, none once it is finished."
         },
     )
     logging_nan_inf_filter: bool = field(
