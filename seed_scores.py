@@ -392,10 +392,9 @@ def part(record: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def number(value: object) -> float | None:
-    """Return a value as a float if it is a number of a sane size, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e18 < value < 1e18:
-        return None
-    return float(value)
+    """Return a value if it is a number of a sane size, else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and -1e18 < value < 1e18 else None
 
 
 def refuse_repeated_files(rows: list[Row]) -> None:

@@ -1008,5 +1008,5 @@ def test_runs_are_listed_one_a_line(tmp_path, capsys):
     found = [first[name] for name in ("task", "seed", "last", "last_epoch", "best", "best_epoch", "selected")]
     assert found == ["mrpc", "1", "75.0", "10.0", "87.5", "3.0", "87.5"]
     assert (first["selection_rows_score"], second["selection_rows_score"]) == ("62.5", "")
-    assert (first["adapter_parameters"], first["train_seconds"], first["device"]) == ("663552.0", "60.0", "")
+    assert (first["adapter_parameters"], first["train_seconds"], first["device"]) == ("663552", "60.0", "")
     assert (second["last"], second["best"], second["device"]) == ("50.0", "", "cpu")
