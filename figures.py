@@ -17,7 +17,7 @@ COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#C
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", "--", "-.", ":")
 SUFFIXES = (".png", ".pdf", ".svg")
-TITLES = {
+TITLES = {  # a task of one's own goes by its name
     "sst2": "SST-2",
     "mrpc": "MRPC",
     "cola": "CoLA",

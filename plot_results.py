@@ -104,7 +104,7 @@ def draw_task(axes: "Axes", task: str, results: Results, published: dict[str, li
         for theirs in published[row.name]:
             if has_score(theirs, task, results):
                 draw_published(axes, index + 0.25, theirs.scores[task].value, style)
-    axes.set_title(f"{TITLES[task]} ({METRICS[results.metrics[task]]})", fontsize=9)
+    axes.set_title(f"{TITLES.get(task, task)} ({METRICS[results.metrics[task]]})", fontsize=9)
     axes.set_xlim(-0.6, len(results.rows) - 0.4)
     axes.set_xticks([])
 

@@ -70,7 +70,7 @@ TASK_METRICS = {
     "qqp": "accuracy",
     "wnli": "accuracy",
 }
-# Flags that can't move a score. The last one computes the same on another path, on which a run may be resumed.
+# Flags that can't move a score. The last one computes the same, up to rounding, on another path: a run may go on there.
 NEUTRAL_FLAGS = frozenset(
     "output_dir resume overwrite_output_dir resume_from_checkpoint overwrite_cache cache_dir token hub_token "
     "disable_tqdm log_level log_level_replica log_on_each_node logging_strategy logging_steps logging_first_step "

@@ -377,8 +377,7 @@ def target_widths(encoder: nn.Module, target_modules: list[str]) -> list[int]:
     suffixes = {name.split(".")[-1] for name in linears}
     matched = {name: layer for name, layer in linears.items() if any(is_named(name, t) for t in target_modules)}
     missing = [target for target in target_modules if not any(is_named(name, target) for name in linears)]
-    default = AdapterArguments().target_modules
-    if not matched or (missing and target_modules != default):
+    if missing:
         raise UsageError(
             f"--target_modules {' '.join(target_modules)}: {', '.join(missing)} not in {type(encoder).__name__}; its "
             f"linear layers are named {', '.join(sorted(suffixes))}"

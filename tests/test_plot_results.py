@@ -10,6 +10,7 @@ from make_results import write_rows, write_run
 
 import plot_results
 from published_scores import published_of
+from run_folder import TASK_METRICS
 from seed_scores import read_results
 
 SCORES = {"mrpc": [0.86, 0.88, 0.90], "stsb": [0.88, 0.89, 0.87]}
@@ -72,6 +73,13 @@ def test_hollow_marks_are_of_the_metric_drawn(roots):
         axes = next(iter(panels.values()))
         labels = [text.get_text() for text in figure.legends[0].texts]
         assert bool(hollow(axes)) is expected and any("hollow" in label for label in labels) is expected
+
+
+def test_a_task_of_ones_own_is_drawn_by_its_name(tmp_path, monkeypatch):
+    """A line in TASK_METRICS is all that a figure needs, as README says."""
+    monkeypatch.setitem(TASK_METRICS, "hans", "accuracy")
+    _, panels = plotted(write_rows(tmp_path / "lora4", {"hans": [0.6, 0.7]}), 2, "--tasks", "hans", "a.png")
+    assert [y for _, y in solid(panels["hans (accuracy)"])] == pytest.approx([65])
 
 
 def test_the_legend_stays_inside_a_narrow_figure(tmp_path):

@@ -20,6 +20,7 @@ from conftest import arguments, read
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     EvalPrediction,
@@ -1135,20 +1136,35 @@ def test_a_process_of_several_leaves_without_a_teardown_that_may_hang(monkeypatc
     assert ("Traceback" in errors) is (status == 1) and bool(errors) is bool(status)
 
 
-def test_an_architecture_without_the_target_layers_gets_its_linear_layers_named(tiny, tmp_path):
-    """So that --target_modules can be given."""
-    from transformers import DistilBertConfig, DistilBertModel
-
-    folder = tmp_path / "distilbert"
-    DistilBertModel(DistilBertConfig(vocab_size=60, dim=16, hidden_dim=32, n_layers=1, n_heads=2)).save_pretrained(
-        folder
-    )
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "named", "targets"),
+    [
+        (
+            "distilbert",
+            {"dim": 16, "hidden_dim": 32, "n_layers": 1, "n_heads": 2},
+            "query, key, value, dense not in DistilBert.*k_lin, lin1, lin2, out_lin, q_lin, v_lin",
+            ["q_lin", "v_lin"],
+        ),
+        (
+            "deberta-v2",
+            {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+            "query, key, value not in DebertaV2.*dense, key_proj, query_proj, value_proj",
+            ["query_proj", "value_proj"],
+        ),
+    ],
+)
+def test_an_architecture_without_the_target_layers_gets_its_linear_layers_named(
+    tiny, tmp_path, model_type, sizes, named, targets
+):
+    """So that --target_modules can be given; also where one of the default names fits, as DeBERTa's dense."""
+    folder = tmp_path / "model"
+    AutoModel.from_config(AutoConfig.for_model(model_type, vocab_size=60, **sizes)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny / "bert").save_pretrained(folder)
-    with pytest.raises(UsageError, match="--target_modules .*DistilBert.*k_lin, lin1, lin2, out_lin, q_lin, v_lin"):
+    with pytest.raises(UsageError, match=f"--target_modules .*{named}"):
         run_glue.main(arguments(tiny, tmp_path / "out", model_name_or_path=folder))
-    run_glue.main(arguments(tiny, tmp_path / "out", model_name_or_path=folder, target_modules=["q_lin", "v_lin"]))
+    run_glue.main(arguments(tiny, tmp_path / "out", model_name_or_path=folder, target_modules=targets))
     trained = saved_weights(tmp_path / "out")
-    assert any("pre_classifier" in name for name in trained)  # the head is everything outside the encoder
+    assert any("classifier" in name for name in trained)  # the head is everything outside the encoder
 
 
 def test_hub_out_of_reach_names_the_ways_to_work_offline(tiny, tmp_path):
