@@ -24,7 +24,7 @@ TITLES = {  # a task of one's own goes by its name
     "qnli": "QNLI",
     "rte": "RTE",
     "stsb": "STS-B",
-    "mnli": "MNLI m, mm",
+    "mnli": "MNLI, mean of m and mm",
     "qqp": "QQP",
     "wnli": "WNLI",
 }

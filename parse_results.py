@@ -76,6 +76,7 @@ from seed_scores import (
     adapter_starts,
     add_arguments,
     coverage_lines,
+    data_limits,
     distinct_roots,
     health_lines,
     memory_kinds,
@@ -218,6 +219,7 @@ def caption(results: Results, args: argparse.Namespace) -> str:
         "in percent",
         EPOCHS[results.epoch] + ("" if from_record else " as evaluated"),
         *others,
+        *data_limits(results.rows, results.tasks),
         mnli_starts(results),
     ]
     if results.drop_collapsed:
@@ -575,6 +577,18 @@ def fail(message: str) -> int:
     return 2
 
 
+def write(text: str) -> int:
+    """Print the output and return the exit status; a reader like `head` may leave before the end."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return fail(f"the output can't be written: {error.strerror}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Print the tables of one or more result folders and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
@@ -583,8 +597,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         if args.status:
-            print("\n".join(status_lines(args)))
-            return 0
+            return write("\n".join(status_lines(args)) + "\n")
         results = read_results(args)
     except ResultsError as error:
         return fail(str(error))
@@ -600,8 +613,7 @@ def main(argv: list[str] | None = None) -> int:
             compared = compare_rows(first, second, results)
             tables.append(comparison_table(first, second, compared, row_differences(first, second, results.tasks)))
             records += comparison_records(first, second, compared)
-    print(FORMATS[args.format](tables, records), end="")
-    return 0
+    return write(FORMATS[args.format](tables, records))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from seed_scores import (
     Row,
     add_arguments,
     coverage_lines,
+    data_limits,
     health_lines,
     read_results,
     seed_costs,
@@ -121,7 +122,7 @@ def draw_sizes(axes: "Axes", results: Results, published: dict[str, list[Publish
             draw_mean(axes, size, averages, style)
             sizes.append(size)
         for theirs in published[row.name]:
-            average = theirs.average(results.averaged_tasks)
+            average = theirs.comparable_average(results)
             if average is not None and theirs.parameters:
                 draw_published(axes, 1e6 * theirs.parameters, average.value, style)
                 sizes.append(1e6 * theirs.parameters)
@@ -170,6 +171,7 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     figure.set_figheight(figure.get_figheight() + 0.22 * (math.ceil(len(handles) / fitting) - 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=fitting, fontsize=9, frameon=False)
     title = f"Percent; each seed, mean and 95 % interval over up to {results.n_seeds} seeds; {EPOCHS[results.epoch]}"
+    title += "".join(f"; {limit}" for limit in data_limits(results.rows, results.tasks))
     if results.drop_collapsed:
         title += f"; collapsed and diverged runs dropped: {results.n_dropped}"
     figure.suptitle(title, fontsize=9)

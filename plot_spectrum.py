@@ -302,13 +302,15 @@ def draw_line(axes: "Axes", updates: list[Update], look: dict[str, Any]) -> None
     spectra = np.stack([update.spectrum for update in updates])
     median = np.median(spectra, axis=0)
     rank = int((median > NEGLIGIBLE * median[0]).sum())
+    if rank == 0:  # most of the layers have no update
+        return
     positions, median, spectra = np.arange(1, rank + 1), median[:rank], spectra[:, :rank]
     floor = NEGLIGIBLE * median[0]
     axes.fill_between(
         positions, spectra.min(0).clip(floor), spectra.max(0), color=look["color"], alpha=0.2, linewidth=0
     )
     axes.plot(positions, median, color=look["color"], linestyle=look["linestyle"], linewidth=1.6)
-    at = min(statistics.median(update.effective_rank for update in updates), rank)
+    at = max(1.0, min(statistics.median(update.effective_rank for update in updates), rank))
     height = math.exp(np.interp(math.log(at), np.log(positions), np.log(median)))  # on the line, as it is drawn
     axes.plot(at, height, zorder=3, **look)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seed_scores import METRICS, PAPER_TASKS, Results, Row, adapter_starts, row_facts
+from seed_scores import METRICS, PAPER_TASKS, Results, Row, adapter_starts, data_limits, part, printable, row_facts
 
 PUBLISHED_FILE = Path(__file__).resolve().parent / "recipes" / "published_glue.csv"
 
@@ -64,6 +64,12 @@ class PublishedRow:
         """Return the printed average where it is over the same tasks."""
         return self.scores.get("avg") if sorted(tasks) == sorted(PAPER_TASKS) else None
 
+    def comparable_average(self, results: Results) -> PublishedScore | None:
+        """Return the printed average where ours is over the same tasks in the same metrics."""
+        printed = {task: score.metric for task, score in self.scores.items()}
+        same = all(printed.get(task) == results.metrics[task] for task in results.averaged_tasks)
+        return self.average(results.averaged_tasks) if same else None
+
 
 def read_published(model: str, path: Path = PUBLISHED_FILE) -> list[PublishedRow]:
     """Return the rows of one model, in the file's order."""
@@ -114,7 +120,7 @@ def compare_with_published(row: Row, theirs: PublishedRow, results: Results, sta
     for task in [*results.tasks, "avg"]:
         average = task == "avg"
         scores = row.seed_averages(results.averaged_tasks) if average else row.scores(task)
-        printed = theirs.average(results.averaged_tasks) if average else theirs.scores.get(task)
+        printed = theirs.comparable_average(results) if average else theirs.scores.get(task)
         values = [100 * value for value in scores.values()]
         if printed is None or not values:
             continue
@@ -132,7 +138,8 @@ def compare_with_published(row: Row, theirs: PublishedRow, results: Results, sta
     if (within or outside) and "median" in (statistic, theirs.statistic):
         parts.append("a median's standard error, about 1.25 times a mean's, was taken for a mean's")
     differences = protocol_differences(row, theirs, results, statistic)
-    parts.append(f"protocol differs: {', '.join(differences)}" if differences else "no known difference in protocol")
+    parts.append(f"protocol differs: {', '.join(differences)}" if differences else "no difference found in protocol")
+    parts.append("learning rate, epochs, batch, length and alpha are not compared")
     return f"{row.name} against {theirs.name}: {'; '.join(parts)}"
 
 
@@ -162,7 +169,15 @@ def protocol_differences(row: Row, theirs: PublishedRow, results: Results, stati
                 differences.append(f"{task} starts from {'an' if task in starts else 'no'} adapter (theirs otherwise)")
         elif printed is not None and printed.mnli_start == "?" and task in starts:
             differences.append(f"{task} starts from an adapter (theirs isn't known)")
-    return differences
+    return differences + data_limits([row], results.tasks) + variants(row, results.tasks)
+
+
+def variants(row: Row, tasks: list[str]) -> list[str]:
+    """Return the settings that make another method of PEFT's LoRA or RandLoRA, as `use_dora`."""
+    configs = [part(record, "adapter_config") for record in row.records(tasks)]
+    starts = {config["init_lora_weights"] for config in configs if isinstance(config.get("init_lora_weights"), str)}
+    flags = ("use_dora", "use_rslora", "sparse", "very_sparse")
+    return [name for name in flags if any(config.get(name) for config in configs)] + sorted(map(printable, starts))
 
 
 def published_cells(theirs: PublishedRow, results: Results, width: int) -> list[str]:
@@ -203,7 +218,7 @@ def published_records(results: Results) -> list[dict[str, Any]]:
             "name": theirs.name,
             "task": task,
             "metric": score.metric,
-            "n": theirs.n_seeds,
+            "n": 1 if theirs.statistic == "single" else theirs.n_seeds,
             "value": score.value,
             "std": score.spread,
             "statistic": theirs.statistic,

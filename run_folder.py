@@ -70,13 +70,17 @@ TASK_METRICS = {
     "qqp": "accuracy",
     "wnli": "accuracy",
 }
-# Flags that can't move a score. The last one computes the same, up to rounding, on another path: a run may go on there.
+# Flags that can't move a score. The last one computes the same up to rounding, and a run may be resumed with either.
 NEUTRAL_FLAGS = frozenset(
     "output_dir resume overwrite_output_dir resume_from_checkpoint overwrite_cache cache_dir token hub_token "
     "disable_tqdm log_level log_level_replica log_on_each_node logging_strategy logging_steps logging_first_step "
     "logging_nan_inf_filter report_to run_name project trackio_space_id save_total_limit ddp_timeout "
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "fast_adapters".split()
+)
+PATH_FLAGS = frozenset(
+    "model_name_or_path config_name tokenizer_name dataset_path train_file validation_file test_file adapter_config "
+    "adapter_path init_adapter_from".split()
 )
 
 logger = logging.getLogger("run_glue")
@@ -347,10 +351,19 @@ def differences(record: dict, flags: list[str]) -> list[str]:
         old = had[name] if name in had else comparable(resolved.get(name))
         if name not in wanted:
             found.append(f"no --{name} (the folder has {shown(old)})")
-        elif wanted[name] != old:
+        elif name == "adapter_config" and name in had and record.get("adapter_config_file") is not None:
+            if read_json(Path(str(wanted[name]))) != record["adapter_config_file"]:
+                found.append(f"--{name} {shown(wanted[name])} (the folder has another content of {shown(old)})")
+        elif not is_same(name, wanted[name], old):
             known = name in had or name in resolved
             found.append(f"--{name} {shown(wanted[name])} (the folder has {shown(old) if known else 'none'})")
     return found
+
+
+def is_same(name: str, value: object, old: object) -> bool:
+    """Whether two values of a flag mean the same; a path may be spelled in several ways."""
+    paths = name in PATH_FLAGS and isinstance(value, str) and isinstance(old, str)
+    return value == old or (paths and os.path.realpath(value) == os.path.realpath(old))
 
 
 def shown(value: object) -> str:
@@ -533,7 +546,7 @@ def summary(work: Path) -> int:
     grid = (work / "lines").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     wanted = {line.partition("\t")[0] for line in grid}
     for line in (work / "outcomes").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        outcome, folder, detail = line.split("\t")
+        outcome, folder, detail = line.split("\t", 2)
         folders.setdefault(outcome, {})[folder] = detail
         wanted.discard(folder)
     done, finished, failed = (len(folders.get(outcome, ())) for outcome in ("done", "finished", "failed"))

@@ -714,9 +714,11 @@ def describe_run(
 
 def note_command(record: dict[str, Any], command: list[str], args: GlueTrainingArguments) -> None:
     """Put the command into the record, and beside it from the start, to tell later whose checkpoints these are."""
+    path = record["arguments"]["adapter_config"]
     record["command"] = command
+    record["adapter_config_file"] = run_folder.read_json(Path(path)) if path else None
     if args.should_save:
-        started = {"command": command, "arguments": record["arguments"]}
+        started = {name: record[name] for name in ("command", "arguments", "adapter_config_file")}
         run_folder.write_json(Path(args.output_dir) / run_folder.COMMAND_FILE, started)
 
 

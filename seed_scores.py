@@ -57,6 +57,7 @@ METHOD_SETTINGS = {
     "adapter_config.target_modules": "layers",
 }
 METHOD_FLAGS = ("adapter_name", "rank", "adapter_alpha", "target_modules")
+DATA_LIMITS = ("selection_fraction", "max_train_samples", "max_eval_samples")
 SAME_IN_ALL_TASKS = ("base model", "adapter_name", "rank", "target_modules", "adapter_config.peft_type")
 
 
@@ -481,6 +482,17 @@ def row_facts(row: Row, tasks: list[str]) -> dict[str, Any]:
         "rank": number(adapter.get("r")),
         "layers": sorted(map(str, layers)) if isinstance(layers, list) else [],
     }
+
+
+def data_limits(rows: list[Row], tasks: list[str]) -> list[str]:
+    """Return the flags by which runs left out a part of the data, with their values, as `selection_fraction 0.1`."""
+    arguments = [part(record, "arguments") for row in rows for record in row.records(tasks)]
+    found = {name: {of_run.get(name) for of_run in arguments} for name in DATA_LIMITS}
+    return [
+        f"{name} {' or '.join(sorted(str(value).lower() for value in values))}"
+        for name, values in found.items()
+        if values - {None}
+    ]
 
 
 def adapter_starts(row: Row, tasks: list[str]) -> list[str]:

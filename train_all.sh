@@ -29,8 +29,8 @@
 #
 # A run's folder is RESULTS/<adapter><rank>[_large]TAG/<seed>/<task>, as parse_results.py reads it; a model that the
 # recipe doesn't have adds its name in place of _large. What the run prints goes to run.log there. Ctrl-C or SIGTERM
-# lets the runs save a checkpoint and end. Exit status: 0 all is finished, 1 a run failed or was refused, 2 a mistake in
-# the call, 75 or 130 stopped.
+# lets the runs save a checkpoint and end. Exit status: 0 all is finished, or left to another sweep that works on it, 1 a
+# run failed or was refused, 2 a mistake in the call, 75 or 130 stopped.
 set -euo pipefail
 
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -62,9 +62,10 @@ matches() { # ITEM VALUE KNOWN: does the row with VALUE serve ITEM? A stranger i
 }
 
 check_wanted() { # refuse what would mix up folders or train with guessed values
-    local item flag first_tasks
+    local item flag flags=' ' first_tasks
     for flag in "$@"; do
-        case ${flag%%=*} in
+        [[ $flag != --* ]] || flag=${flag%%=*} flag=--${flag//-/_} flag=${flag/--__/--} flags+="$flag "
+        case $flag in
         --model_name_or_path) usage_error "--model_name_or_path: set MODELS instead" ;;
         --adapter_name | --rank) usage_error "$flag: set ADAPTERS instead, e.g. ADAPTERS=lora:8" ;;
         --task_name) usage_error "--task_name: set TASKS instead" ;;
@@ -72,12 +73,13 @@ check_wanted() { # refuse what would mix up folders or train with guessed values
         --output_dir) usage_error "--output_dir: set RESULTS or TAG instead" ;;
         esac
     done
+    [[ "$* $results $python" != *[$'\t\n']* ]] || usage_error "a tab or a line break in a flag, RESULTS or PYTHON"
     for item in $wanted_adapters; do
         [[ " $known_adapters" == *" ${item%%:*} "* || $item == none ]] ||
             usage_error "ADAPTERS: no $item in $recipe; allowed are ${known_adapters% }, as in lora:8, and with randlora none"
         [[ $item != *:* || ${item#*:} =~ ^[1-9][0-9]*$ ]] || usage_error "ADAPTERS: $item is not <adapter>:<rank>"
         [[ $item != none || ${RECIPE:-randlora} == randlora ]] || usage_error "ADAPTERS=none: only with RECIPE=randlora"
-        [[ $item != none || " $*" == *" --learning_rate"* ]] ||
+        [[ $item != none || $flags == *" --learning_rate "* ]] ||
             usage_error "ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate"
     done
     first_tasks=$(sed -n 2p "$recipe" | cut -f 3)
@@ -87,7 +89,7 @@ check_wanted() { # refuse what would mix up folders or train with guessed values
             usage_error "TASKS: $recipe has no values for $item; it has ${known_tasks% }"
     done
     for item in $seeds; do
-        [[ $item =~ ^[0-9]+$ ]] || usage_error "SEEDS: $item is not a whole number"
+        [[ $item =~ ^(0|[1-9][0-9]*)$ ]] || usage_error "SEEDS: $item is not a whole number"
     done
     for item in JOBS JOBS_PER_GPU; do
         [[ ${!item:-1} =~ ^[1-9][0-9]*$ ]] || usage_error "$item: ${!item} is not a number of runs"
@@ -98,7 +100,7 @@ check_wanted() { # refuse what would mix up folders or train with guessed values
 
 print_grid() { # one line a run: its folder, a tab, its command
     local row adapter model tasks rank rate epochs batch length flags wanted_model wanted_adapter
-    while IFS=$'\t' read -r -a row; do
+    while IFS=$'\t' read -r -a row || [ ${#row[@]} -gt 0 ]; do # the last line may have no end
         read -r adapter model tasks rank rate epochs batch length <<<"${row[*]:0:8}"
         [ ${#row[@]} -eq 10 ] || usage_error "$recipe: the row of $adapter, $tasks needs 10 columns, none of them empty"
         flags=${row[8]}
@@ -113,7 +115,7 @@ print_grid() { # one line a run: its folder, a tab, its command
 }
 
 print_runs() { # the lines of one row of the recipe; reads print_grid's variables
-    local rank=$rank name=${wanted_adapter%%:*} size='' method seed task folder command line
+    local rank=$rank name=${wanted_adapter%%:*} size='' method seed task folder command line word
     method=(--adapter_name "$name")
     if [[ $flags == *--adapter_config* ]]; then
         [[ $wanted_adapter != *:* ]] || usage_error "ADAPTERS: $name has its settings in a file, not as a rank"
@@ -139,7 +141,11 @@ print_runs() { # the lines of one row of the recipe; reads print_grid's variable
                 --num_train_epochs "$epochs" $flags "${method[@]}" --seed "$seed" --output_dir "$folder" --resume "$@")
             command=("${command[@]//\{mnli\}/"${folder%/*}/mnli"}")
             command=("${command[@]//\{recipes\}/"${prefix}recipes"}")
-            printf -v line '%q ' "${command[@]}"
+            line=''
+            for word in "${command[@]}"; do # printf %q may write $'...', which only bash reads
+                [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
+                line+="$word "
+            done
             printf '%s\t%s\n' "$folder" "${line% }"
         done
     done

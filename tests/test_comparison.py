@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from comparison import compare, holm, interval_half_width, permutation_test
+from comparison import Comparison, compare, holm, interval_half_width, permutation_test, verdict
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8)
 
@@ -54,6 +54,19 @@ def test_permutation_test_is_scipys(pairs):
     p, smallest = permutation_test(differences)
     assert p == pytest.approx(expected.pvalue)
     assert smallest == 2 / 2 ** len(differences)
+
+
+def test_verdicts_go_by_corrected_p_values():
+    """Of p 0.03 with 0.06 after Holm nothing is said; the permutation test confirms by its corrected p too."""
+    for holm_p, holm_permutation_p, said in (
+        (0.06, 0.01, "no difference shown"),
+        (None, 0.01, "no difference shown"),
+        (0.03, 0.06, "b is better, by the t-test alone"),
+        (0.03, None, "b is better, by the t-test alone"),
+        (0.03, 0.03, "b is better"),
+    ):
+        found = Comparison(5, 0.1, 0.05, 0.15, 0.03, 0.03, 0.0625, holm_p, holm_permutation_p)
+        assert verdict(found, "a", "b") == said
 
 
 def test_permutation_test_by_hand():

@@ -996,6 +996,33 @@ def test_latex_minus_signs_in_numbers_alone(tmp_path, capsys):
     assert "2e$-$4" not in text and "$-$72.0" in text
 
 
+def test_a_part_of_the_data_stands_in_the_caption(tmp_path, capsys):
+    """Whatever share or number of rows any run had."""
+    write_run(tmp_path / "lora4", 1, "mrpc", 0.75, arguments={"selection_fraction": 0.1})
+    write_run(tmp_path / "lora4", 2, "mrpc", 0.5, arguments={"max_eval_samples": 100, "selection_fraction": 0.1})
+    assert parse_results.main([str(tmp_path / "lora4"), "2", "--tasks", "mrpc"]) == 0
+    caption = capsys.readouterr().out.splitlines()[0]
+    assert "; selection_fraction 0.1; max_eval_samples 100 or none; no MNLI starts" in caption
+
+
+@pytest.mark.parametrize("out", ["closed pipe", "full disk"])
+def test_an_output_that_takes_nothing(tmp_path, out):
+    """A reader that has left ends it quietly; a full disk is one line."""
+    write_run(tmp_path / "lora4", 1, "mrpc", 0.75)
+    command = [sys.executable, parse_results.__file__, str(tmp_path / "lora4"), "1", "--tasks", "mrpc"]
+    if out == "full disk":
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        expected = (2, "parse_results.py: error: the output can't be written: No space left on device\n")
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        expected = (0, "")
+    assert (done.returncode, done.stderr) == expected
+
+
 def test_runs_are_listed_one_a_line(tmp_path, capsys):
     """Last, best and selected epoch side by side, whatever --epoch asks for; what wasn't measured stays empty."""
     entry = {"epoch": 3.0, "eval_accuracy": 0.875}

@@ -297,11 +297,12 @@ def test_full_disk_leaves_no_figure(trained, tmp_path, capsys, monkeypatch):
 
 
 def test_an_adapter_without_a_layer_or_without_a_change_has_no_line_there():
-    """Query and value alone beside all layers, and an update of zeros."""
+    """Query and value alone beside all layers, an update of zeros, and one of which most layers were pruned."""
     adapters = {
         "all": [Update("query", np.array([0.2, 0.1]), 0.1), Update("dense", np.array([0.2, 0.1]), 0.1)],
         "few": [Update("query", np.array([0.3, 0.1]), 0.1)],
         "untrained": [Update("query", np.zeros(2), 0.0), Update("dense", np.zeros(2), 0.0)],
+        "pruned": [Update("query", np.array(values), 0.0) for values in ([0.0, 0.0], [0.0, 0.0], [0.2, 0.1])],
     }
     query, dense = plot_spectrum.draw(adapters).axes
     assert (len(query.lines), len(dense.lines)) == (4, 2)

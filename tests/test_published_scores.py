@@ -97,7 +97,8 @@ def test_the_same_protocol(tmp_path):
     assert found == theirs
     assert compare_with_published(results.rows[0], found, results, "mean") == (
         "randlora64 against RandLoRA: randlora r 64: within 2 combined standard errors: sst2 (+0.0), mrpc (+0.0), "
-        "cola (+0.0), qnli (+0.0), rte (+0.0), stsb (+0.0), avg (+0.1); no known difference in protocol"
+        "cola (+0.0), qnli (+0.0), rte (+0.0), stsb (+0.0), avg (+0.1); no difference found in protocol; "
+        "learning rate, epochs, batch, length and alpha are not compared"
     )
 
 
@@ -115,8 +116,28 @@ def test_differences_in_protocol(tmp_path):
         "no spread to judge by: mrpc, stsb; protocol differs: rank 32 (theirs 64), layers query value (theirs dense "
         "key query value), statistic median (theirs mean), epoch best (theirs last), seeds 1 (theirs 5), STS-B "
         "combined score (theirs Pearson), mrpc starts from an adapter (theirs otherwise), stsb starts from an "
-        "adapter (theirs otherwise)"
+        "adapter (theirs otherwise); learning rate, epochs, batch, length and alpha are not compared"
     )
+
+
+def test_a_part_of_the_data_and_variants_of_a_method_are_named(tmp_path):
+    """Runs on a few rows, or of DoRA, which PEFT calls LORA, are not the paper's."""
+    adapter = {"peft_type": "LORA", "r": 8, "use_dora": True, "init_lora_weights": "pissa"}
+    arguments = {"adapter_config": "dora.json", "max_train_samples": 100, "selection_fraction": 0.1}
+    root = write_rows(tmp_path / "dora8", {"mrpc": [0.88, 0.89]}, arguments=arguments, adapter_config=adapter)
+    results = read(root, 2)
+    lora = next(row for row in ROWS if row.paper == "LoRA" and row.model == "roberta-base" and row.method == "lora")
+    said = compare_with_published(results.rows[0], lora, results, "mean")
+    assert ", selection_fraction 0.1, max_train_samples 100, use_dora, pissa; learning rate" in said
+
+
+def test_an_average_of_other_metrics_is_not_compared(tmp_path):
+    """Ours has STS-B's combined score where the paper has Pearson, or MRPC's F1."""
+    for flags, compared in (((), False), (("--stsb_metric", "pearson"), True)):
+        root = write_rows(tmp_path / "lora4", {task: [0.8, 0.81] for task in PAPER_TASKS})
+        results = read(root, 2, *flags)
+        said = compare_with_published(results.rows[0], RANDLORA[0], results, "mean")
+        assert ("avg (" in said) is compared
 
 
 def test_starts_that_are_not_known(tmp_path):

@@ -344,6 +344,32 @@ def test_a_record_that_names_no_arguments_is_left_alone(tmp_path):
     assert run_folder.state(tmp_path, FLAGS)[0] == "other"
 
 
+def test_a_path_may_be_spelled_in_two_ways(tmp_path, monkeypatch):
+    """Relative or absolute, or through a link; another file is a difference."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glue").mkdir()
+    (tmp_path / "link").symlink_to("glue")
+    for spelled in ("glue", "./glue/", str(tmp_path / "glue"), "link"):
+        assert run_folder.differences({"command": ["--dataset_path", "glue"]}, ["--dataset_path", spelled]) == []
+    assert run_folder.differences({"command": ["--dataset_path", "glue"]}, ["--dataset_path", "other"]) == [
+        "--dataset_path other (the folder has glue)"
+    ]
+
+
+def test_an_adapter_config_is_compared_by_its_content(tmp_path):
+    """A copy is the same; the same file with another value is not."""
+    for name, rank in (("a.json", 4), ("b.json", 4), ("c.json", 8)):
+        run_folder.write_json(tmp_path / name, {"peft_type": "LORA", "r": rank})
+    record = {"command": ["--adapter_config", str(tmp_path / "a.json")]}
+    record["adapter_config_file"] = run_folder.read_json(tmp_path / "a.json")
+    for name, differs in (("a.json", False), ("b.json", False), ("c.json", True)):
+        found = run_folder.differences(record, ["--adapter_config", str(tmp_path / name)])
+        assert bool(found) is differs
+    run_folder.write_json(tmp_path / "a.json", {"peft_type": "LORA", "r": 16})
+    (found,) = run_folder.differences(record, record["command"])
+    assert found.startswith("--adapter_config ") and "the folder has another content of" in found
+
+
 def test_checkpoints_of_other_arguments_are_not_resumed(tmp_path):
     """command.json says whose they are."""
     make_checkpoint(tmp_path, 1)

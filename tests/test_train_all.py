@@ -120,8 +120,12 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({"ADAPTERS": "none"}, [], "ADAPTERS=none: .*--learning_rate"),
         ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli"),
         ({"SEEDS": "one"}, [], "SEEDS: one is not a whole number"),
+        ({"SEEDS": "01"}, [], "SEEDS: 01 is not a whole number"),  # parse_results.py reads the folder 1
         ({}, ["--rank", "8"], "--rank: set ADAPTERS instead"),
         ({}, ["--seed=8"], "--seed: set SEEDS instead"),
+        ({}, ["--model-name-or-path", "x"], "--model_name_or_path: set MODELS instead"),
+        ({}, ["--dataset_path", "a\tb"], "a tab or a line break in a flag"),
+        ({"RESULTS": "a\nb"}, [], "a tab or a line break in a flag"),
         ({}, ["--output_dir", "x"], "--output_dir: set RESULTS or TAG instead"),
         ({"RECIPE": "qlora"}, [], "RECIPE: no .*recipes/qlora.tsv; there are .*recipes/lora.tsv"),
         ({"RECIPE": "lora", "TASKS": "wnli"}, [], "TASKS: .*lora.tsv has no values for wnli; it has mnli sst2"),
@@ -149,6 +153,31 @@ def test_bad_variables_are_one_line(variables, flags, message):
     assert done.returncode == 2
     assert re.search(f"^train_all.sh: error: .*{message}", done.stderr)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_shell_and_locale_reads_the_commands_alike():
+    """Quotes, dollars and letters that a C locale lacks: in a flag and in RESULTS, for bash and for Python."""
+    value = 'it\'s $HOME/données ("a" \\ b)'
+    done = train_all("--dataset_path", value, DRY_RUN="1", SEEDS="1", TASKS="rte", RESULTS="l'été", LC_ALL="C")
+    for line in done.stdout.splitlines():
+        words = shlex.split(line)
+        assert words[-1] == value and words[words.index("--output_dir") + 1].startswith("l'été/")
+        printed = subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True)
+        assert printed.stdout.splitlines() == words
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_the_last_line_of_a_recipe_may_have_no_end(tmp_path):
+    """As an editor may leave it."""
+    for name in ("train_all.sh", "one_run.sh", "run_glue.py"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    (tmp_path / "recipes").mkdir()
+    rows = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()[:3]
+    (tmp_path / "recipes/own.tsv").write_text("\n".join(rows))
+    command = ["bash", "train_all.sh"]
+    variables = environment(RECIPE="own", SEEDS="1", DRY_RUN="1")
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert [shlex.split(line)[5] for line in done.stdout.splitlines()] == ["mnli", "sst2"]
 
 
 def test_a_rank_is_for_its_own_adapter_alone():
@@ -218,6 +247,49 @@ def test_a_paper_s_recipe_has_a_row_for_each_model_and_task():
         for adapter, model in {(adapter, model) for adapter, model, _ in served}:
             tasks = {task for *others, task in served if others == [adapter, model]}
             assert tasks >= {"sst2", "mrpc", "cola", "qnli", "rte", "stsb"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "columns", "values"),
+    [
+        (
+            "lora",
+            "base",
+            ("batch", "epochs", "learning_rate"),
+            "sst2 16/60/5e-4 mrpc 16/30/4e-4 cola 32/80/4e-4 qnli 32/25/4e-4 rte 32/80/5e-4 stsb 16/40/4e-4 "
+            "mnli 16/30/5e-4 qqp 16/25/5e-4",
+        ),
+        (
+            "lora",
+            "large",
+            ("batch", "epochs", "learning_rate", "length"),
+            "sst2 4/10/4e-4/128 mrpc 4/20/3e-4/512 cola 4/20/2e-4/128 qnli 4/10/2e-4/512 rte 8/20/4e-4/512 "
+            "stsb 8/30/2e-4/512 mnli 4/10/3e-4/128 qqp 4/20/3e-4/512",
+        ),
+        (
+            "vera",
+            "base",
+            ("rank", "epochs", "learning_rate"),
+            "sst2 1024/60/4e-3 mrpc 1024/30/1e-2 cola 1024/80/1e-2 qnli 1024/25/1e-2 rte 1024/160/4e-3 "
+            "stsb 1024/80/1e-2",
+        ),
+        (
+            "fourierft",
+            "base",
+            ("epochs", "learning_rate"),
+            "sst2 40/5e-2 mrpc 30/5e-2 cola 100/1.2e-1 qnli 40/1e-1 rte 90/9e-2 stsb 60/9e-2",
+        ),
+    ],
+)
+def test_a_recipe_has_the_values_of_its_paper(recipe, model, columns, values):
+    """LoRA's and FourierFT's Table 9 (QNLI's rate: the published logs'), VeRA's replication."""
+    found = {
+        row["tasks"]: "/".join(row[column] for column in columns)
+        for row in rows(REPOSITORY / "recipes" / f"{recipe}.tsv")
+        if row["model"] == f"FacebookAI/roberta-{model}"
+    }
+    words = values.split()
+    assert found == dict(zip(words[::2], words[1::2], strict=True))
 
 
 def test_lora_s_recipe_starts_three_tasks_from_the_same_seed_s_mnli_run():
@@ -364,6 +436,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(world
         ("1", "0", 1, 1, "failed: {} (exit status 1)"),
         ("137", "2", 3, 1, "failed: {} (exit status 137)"),
         ("130", "2", 1, 130, "stopped, to be resumed by the next sweep: {}"),
+        ("143", "2", 1, 75, "stopped, to be resumed by the next sweep: {}"),
     ],
 )
 def test_only_failures_are_tried_again(world, status, retries, n_calls, expected, line):
