@@ -38,6 +38,9 @@ UNUSABLE_FLAGS = {
     "enable_jit_checkpoint": "a run that SIGTERM cuts short would count as finished; without this it saves and stops",
     "auto_find_batch_size": "the batch size would not be the one that is recorded; out of memory names one that fits",
     "prediction_loss_only": "no task's metric could be computed",
+    "batch_eval_metrics": "a task's metric is of the whole set, not of a batch",
+    "dataloader_drop_last": "rows of the evaluation would be dropped too",
+    "save_only_model": "such a checkpoint can't be resumed from",
 }
 # Flags that mean something for some adapters only; given with another one they are refused, not ignored.
 ADAPTER_FLAGS = {
@@ -230,6 +233,8 @@ class GlueTrainingArguments(TrainingArguments):
         # Of the best and the last checkpoint Trainer would delete one at the end, before the run's record is written.
         if self.save_total_limit is None:
             self.save_total_limit = 2 if self.load_best_model_at_end else 1
+        if self.greater_is_better is None and self.metric_for_best_model in ("mse", "eval_mse"):
+            self.greater_is_better = False  # the parent knows it of losses alone
         # The parent would put the loss there.
         needs_metric = self.load_best_model_at_end or self.save_strategy == "best"
         self.follows_task_metric = self.metric_for_best_model is None and needs_metric
@@ -293,6 +298,7 @@ def parse_arguments(
     check_training_arguments(training_args, given)
     check_data_arguments(data_args, training_args)
     check_adapter_arguments(adapter_args, model_args, training_args, given)
+    check_folders(model_args, adapter_args, training_args)
     return model_args, data_args, adapter_args, training_args
 
 
@@ -415,8 +421,11 @@ def check_adapter_arguments(
     if adapter_args.save_merged is not None:
         if adapter == "none":
             raise UsageError("--save_merged has no effect with --adapter_name none: the saved model is plain already")
-        if Path(adapter_args.save_merged).resolve() == Path(training_args.output_dir).resolve():
+        merged = Path(adapter_args.save_merged).resolve()
+        if merged == Path(training_args.output_dir).resolve():
             raise UsageError("--save_merged: needs a folder of its own, not --output_dir")
+        if any(path.is_file() for path in (merged, *merged.parents)):
+            raise UsageError(f"--save_merged {adapter_args.save_merged}: is a file or below one, not a folder")
     if model_args.model_name_or_path is None:
         if adapter_args.adapter_path is None:
             raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
@@ -427,6 +436,29 @@ def check_adapter_arguments(
         model_args.model_name_or_path = saved.base_model_name_or_path
         if saved.revision and "model_revision" not in given:
             model_args.model_revision = saved.revision
+
+
+def check_folders(
+    model_args: ModelArguments, adapter_args: AdapterArguments, training_args: GlueTrainingArguments
+) -> None:
+    """Raise UsageError where the run would delete or overwrite what it reads."""
+    output, merged = Path(training_args.output_dir).resolve(), adapter_args.save_merged
+    for args, names in (
+        (model_args, ("model_name_or_path", "config_name", "tokenizer_name")),
+        (adapter_args, ("adapter_path", "init_adapter_from")),
+    ):
+        for name in names:
+            source = getattr(args, name)
+            if source is None or not Path(source).exists():
+                continue
+            folder = Path(source).resolve()
+            is_checkpoint = folder.parent == output and run_folder.CHECKPOINT.fullmatch(folder.name)
+            if folder == output or is_checkpoint:
+                raise UsageError(
+                    f"--output_dir {training_args.output_dir}: holds --{name} {source}; give another folder"
+                )
+            if merged is not None and Path(merged).resolve() == folder:
+                raise UsageError(f"--save_merged {merged}: is --{name} itself; give another folder")
 
 
 def check_saved_adapters(adapter_args: AdapterArguments, adapter: str, do_train: bool) -> None:

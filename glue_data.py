@@ -3,6 +3,7 @@
 GLUE comes from a local folder or the hub; other classification and regression data from the hub or CSV and JSON files.
 """
 
+import glob
 import hashlib
 import logging
 from collections.abc import Callable
@@ -84,6 +85,8 @@ def load_raw_datasets(
     for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
         if getattr(training_args, flag) and not splits(raw_datasets, kind):
             raise UsageError(f"--{flag} needs a {kind} split, but {source} has only: {', '.join(raw_datasets)}")
+    used = [name for kind in ("train", "validation", "test") for name, _ in splits(raw_datasets, kind)]
+    raw_datasets = DatasetDict({name: raw_datasets[name] for name in raw_datasets if name in used})
     for name, rows in raw_datasets.items():
         if len(rows) == 0:
             raise UsageError(f"the {name} split of {source} has no rows")
@@ -115,7 +118,7 @@ def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datase
         return load_dataset(
             builder,
             name=f"sha256-{digest[:32]}",
-            data_files=[str(file.resolve()) for file in files],
+            data_files=[glob.escape(str(file.resolve())) for file in files],
             split="train",
             cache_dir=cache_dir,
         )
@@ -179,7 +182,10 @@ def describe_task(
     elif isinstance(feature, datasets.ClassLabel):
         label_list = tuple(feature.names)
     else:
-        label_list = tuple(sorted(set(labelled["label"]) - {None}))
+        try:
+            label_list = tuple(sorted(set(labelled["label"]) - {None}))
+        except TypeError as error:
+            raise UsageError(f"{source}: `label` must hold whole numbers, floats or texts, one kind alone") from error
     task = Task(
         name=data_args.task_name or Path(data_args.dataset_name or data_args.train_file).stem,
         metric=data_args.task_name,
@@ -224,8 +230,7 @@ def hold_out(
     """
     if training_args.selection_fraction is None:
         return raw_datasets
-    rows = raw_datasets["train"]
-    rows = rows.select(range(min(len(rows), data_args.max_train_samples or len(rows))))
+    rows = first_rows(raw_datasets["train"], data_args.max_train_samples)
     strata = np.asarray(rows["label"])
     if task.is_regression:
         strata = np.digitize(strata, np.quantile(strata, np.linspace(0.1, 0.9, 9)))
@@ -243,6 +248,11 @@ def hold_out(
         ) from error
     parts = {"train": rows.select(np.sort(train)), "selection": rows.select(np.sort(selection))}
     return DatasetDict(raw_datasets | parts)
+
+
+def first_rows(rows: datasets.Dataset, most: int | None) -> datasets.Dataset:
+    """The first `most` rows, all where there is no limit."""
+    return rows.select(range(min(len(rows), most or len(rows))))
 
 
 def label_ids(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
@@ -284,8 +294,9 @@ def tokenize(
     with training_args.main_process_first(desc="dataset map pre-processing"):
         for kind, (needed, most) in wanted.items():
             for name, _ in splits(raw_datasets, kind) if needed else ():
-                rows = raw_datasets[name]
-                rows = rows.select(range(min(len(rows), most or len(rows))))
+                rows = first_rows(raw_datasets[name], most)
+                if kind == "test" and "label" in rows.column_names:
+                    rows = rows.remove_columns("label")  # GLUE's are all -1, others' may be empty: not needed
                 ids = label_ids(task, rows) if "label" in rows.column_names else {}
                 to_model_id = {label: label_to_id[i] for label, i in ids.items()} if label_to_id else {}
                 tokenized[name] = rows.map(

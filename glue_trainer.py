@@ -129,6 +129,7 @@ class StopOnSignal(TrainerCallback):
         """From here on a step is ended first. What an earlier signal left undone is done now."""
         self.in_training = True
         self.trainer.go_on_counting()
+        self.trainer.find_best_checkpoint()
         self.trainer.make_up_for_evaluation()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -235,6 +236,20 @@ class GlueTrainer(Trainer):
         loss, steps = self.unlogged
         self._tr_loss += loss
         self._globalstep_last_logged -= steps
+
+    def find_best_checkpoint(self) -> None:
+        """Point to the best checkpoint where it is now: the folder may have been moved since it was saved.
+
+        Raises UsageError where it is gone; Trainer would keep the last one without a word.
+        """
+        state = self.state
+        if not (self.args.load_best_model_at_end and state.best_global_step):
+            return
+        here = Path(self.args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if here.is_dir():
+            state.best_model_checkpoint = str(here)
+        elif state.best_model_checkpoint is None:
+            raise UsageError(f"--load_best_model_at_end: the best checkpoint, {here}, is not there any more")
 
     def make_up_for_evaluation(self) -> None:
         """Evaluate where a signal came in the last step before an evaluation: on resuming, before the next step."""

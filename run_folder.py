@@ -338,8 +338,8 @@ def flags_of(record: dict | None) -> tuple[dict[str, object], dict[str, object]]
     return given_flags(command) if is_command else {}, arguments if isinstance(arguments, dict) else {}
 
 
-def differences(record: dict, flags: list[str]) -> list[str]:
-    """In what the run of a record (run.json or command.json) differs from one with these flags, flag by flag.
+def differences(record: dict, flags: list[str], free: frozenset[str] = frozenset()) -> list[str]:
+    """In what the run of a record (run.json or command.json) differs from one with these flags, except the free ones.
 
     What only `flags` has is compared with the record's resolved arguments; what only the record's run was given
     counts as a difference, as the default is not known here.
@@ -347,7 +347,7 @@ def differences(record: dict, flags: list[str]) -> list[str]:
     had, resolved = flags_of(record)
     wanted = given_flags(flags)
     found = []
-    for name in [name for name in wanted | had if name not in NEUTRAL_FLAGS]:
+    for name in [name for name in wanted | had if name not in NEUTRAL_FLAGS | free]:
         old = had[name] if name in had else comparable(resolved.get(name))
         if name not in wanted:
             found.append(f"no --{name} (the folder has {shown(old)})")

@@ -103,6 +103,13 @@ from unpadded_encoder import use_unpadded_encoder
 
 STARTED = time.perf_counter()
 REPOSITORY = Path(__file__).resolve().parent
+# In what a run that is trained further may differ: the optimizer's settings would come from the checkpoint.
+LENGTHENING_FLAGS = frozenset(
+    "num_train_epochs max_steps do_eval do_predict max_predict_samples eval_strategy eval_steps save_strategy "
+    "save_steps save_merged".split()
+)
+# PEFT methods that want a call after every step, which no run here makes.
+STEPPED_METHODS = ("ADALORA", "ADAMSS")
 
 logger = logging.getLogger("run_glue")
 
@@ -120,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
         task = describe_task(raw_datasets, data_args, training_args)
+        check_best_metric(training_args, task)
         raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
         config, label_to_id = load_config(model_args, adapter_args, task)
         tokenizer = load_tokenizer(model_args)
@@ -128,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         limit = count_positions(architecture)
         tokenized_datasets = tokenize(raw_datasets, task, label_to_id, tokenizer, limit, data_args, training_args)
 
-        checkpoint = find_checkpoint(output_dir, training_args)
+        checkpoint = find_checkpoint(output_dir, training_args, command)
         model, base_sha256 = load_model(model_args, adapter_args, config, adapter_config, training_args.seed)
         fast_paths = use_fast_paths(model, adapter_args, data_args)
         trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task, stop_on_signal)
@@ -207,6 +215,18 @@ def may_skip(output_dir: Path, args: GlueTrainingArguments, command: list[str]) 
     if not left:
         logger.info(f"--resume: nothing to resume in {output_dir}, starting afresh")
     return False
+
+
+def check_best_metric(args: GlueTrainingArguments, task: Task) -> None:
+    """Raise UsageError where --metric_for_best_model names none of the task's metrics."""
+    name = args.metric_for_best_model
+    if name is None or args.follows_task_metric:
+        return
+    labels = np.arange(4) % max(task.num_labels, 2)
+    logits = labels[:, None] + 0.0 if task.is_regression else np.eye(task.num_labels)[labels]
+    allowed = ["loss", *make_compute_metrics(task)(EvalPrediction(predictions=logits, label_ids=labels))]
+    if name.removeprefix("eval_") not in allowed:
+        raise UsageError(f"--metric_for_best_model {name}: allowed are {', '.join(allowed)}")
 
 
 def load_config(
@@ -357,7 +377,14 @@ def read_adapter_config(path: Path, common: dict[str, Any], merges: bool) -> Pef
         raise UsageError(f"--adapter_config {path}: not a readable file with one JSON object")
     if str(content.get("peft_type")).upper() not in methods:
         raise UsageError(f"--adapter_config {path}: peft_type is {content.get('peft_type')!r}; allowed: {methods}")
-    content = {**common, **content, "peft_type": content["peft_type"].upper()}
+    if content["peft_type"].upper() in STEPPED_METHODS:
+        raise UsageError(
+            f"--adapter_config {path}: {content['peft_type']} has to be told of every step; it isn't here"
+        )
+    if content.get("task_type", "SEQ_CLS") != "SEQ_CLS":
+        raise UsageError(f"--adapter_config {path}: task_type is {content['task_type']!r}; allowed: 'SEQ_CLS'")
+    # A saved adapter's file says that it is for inference, which would leave nothing to train.
+    content = {**common, **content, "peft_type": content["peft_type"].upper(), "inference_mode": False}
     known = {item.name for item in fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(content["peft_type"])])}
     unknown = sorted(set(content) - known - set(common))
     if unknown:
@@ -421,12 +448,16 @@ def count_positions(architecture: nn.Module) -> int:
     return embeddings.num_embeddings - (0 if embeddings.padding_idx is None else embeddings.padding_idx + 1)
 
 
-def find_checkpoint(output_dir: Path, args: GlueTrainingArguments) -> Path | None:
+def find_checkpoint(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> Path | None:
     """Return the checkpoint to resume from: the one that was named, or with --resume the last whole one."""
     if args.resume_from_checkpoint is not None:
         checkpoint = Path(args.resume_from_checkpoint)
         if not run_folder.is_whole(checkpoint):
             raise UsageError(f"--resume_from_checkpoint {checkpoint}: not a whole checkpoint of Trainer")
+        started = run_folder.read_json(checkpoint.parent / run_folder.COMMAND_FILE)
+        changed = run_folder.differences(started, command, LENGTHENING_FLAGS) if started else []
+        if changed:
+            raise UsageError(f"--resume_from_checkpoint {checkpoint}: is of another run: {', '.join(changed)}")
         check_machine(checkpoint, args)
         return checkpoint
     if not (args.resume and args.do_train):
@@ -846,8 +877,6 @@ def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: 
     logger.info("*** Predict ***")
     for name, suffix in splits(tokenized_datasets, "test"):
         rows = tokenized_datasets[name]
-        if "labels" in rows.column_names:
-            rows = rows.remove_columns("labels")  # GLUE's are all -1, which no loss accepts
         outputs = trainer.predict(rows, metric_key_prefix="predict").predictions
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         if not np.isfinite(logits).all():

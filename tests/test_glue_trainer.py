@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 import run_folder
 import run_glue
 from glue_trainer import GlueTrainer, RunFailedError, StoppedBySignal, explain_failure, less_memory
+from run_folder import UsageError
 
 REPOSITORY = Path(run_glue.__file__).parent
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -90,6 +92,25 @@ def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at
     run("stopped", resume=True, **flags)
     assert_same_results(whole, stopped)
     assert not run_folder.checkpoints(stopped)
+
+
+def test_the_best_checkpoint_is_found_in_a_folder_that_was_moved(run, signal_at):
+    """Its path is in Trainer's state; where it is gone the run ends in one line, and doesn't keep the last epoch."""
+    flags = {"num_train_epochs": 3, "eval_strategy": "epoch", "load_best_model_at_end": True}
+    flags |= {"metric_for_best_model": "loss", "greater_is_better": "True"}  # the first epoch's is the highest
+    whole = run("whole", **flags)
+    assert read(whole / "trainer_state.json")["best_global_step"] == 4
+    signal_at(10)
+    with pytest.raises(StoppedBySignal):
+        run("stopped", **flags)
+    moved = (whole.parent / "stopped").rename(whole.parent / "moved")
+    copy = shutil.copytree(moved, whole.parent / "copy")
+    assert_same_results(whole, run("moved", resume=True, **flags))
+    shutil.rmtree(copy / "checkpoint-4")
+    with pytest.raises(
+        UsageError, match="--load_best_model_at_end: the best checkpoint, .*checkpoint-4, is not there"
+    ):
+        run("copy", resume=True, **flags)
 
 
 @pytest.mark.parametrize("step", [4, 6], ids=["an evaluation's step", "the last step"])

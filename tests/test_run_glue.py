@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import peft
 import pytest
@@ -375,6 +376,24 @@ def test_a_named_checkpoint_is_resumed_from(run):
     other = run("other", resume_from_checkpoint=named, **flags)
     assert equal(saved_weights(whole), saved_weights(other))
     assert read(other / "run.json")["scores"]["last"] == read(whole / "run.json")["scores"]["last"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"learning_rate": 1e-5}, "--learning_rate 1e-05 .the folder has 0.005."),
+        ({"adapter_name": "vera", "rank": 8}, "--rank 8 .the folder has 4."),
+        ({"task_name": "cola"}, "--task_name cola .the folder has mrpc."),
+        ({"weight_decay": 0.1}, "--weight_decay 0.1 .the folder has"),
+    ],
+)
+def test_a_named_checkpoint_is_of_the_same_run(run, flags, named):
+    """Its optimizer would keep the old rate, and its weights another adapter's: the record would be untrue."""
+    checkpoint = run_folder.checkpoints(run("whole", save_total_limit=1))[0]
+    with pytest.raises(UsageError, match=f"--resume_from_checkpoint .*checkpoint-4: is of another run: .*{named}"):
+        run("other", resume_from_checkpoint=checkpoint, **flags)
+    longer = run("longer", resume_from_checkpoint=checkpoint, num_train_epochs=2, eval_strategy="epoch")
+    assert read(longer / "trainer_state.json")["global_step"] == 8
 
 
 def test_a_named_checkpoint_is_no_way_into_another_runs_folder(run):
@@ -741,6 +760,73 @@ def test_own_files_for_classification_and_regression(run, tmp_path, suffix, labe
         assert predictions == [str(label) for label in labels] * 8
 
 
+def test_file_names_are_no_patterns_and_unused_splits_no_matter(run, tiny, tmp_path):
+    """As a browser names a second download; a split without labels, as IMDb's `unsupervised`, is left alone."""
+    folder = tmp_path / "data[1]"
+    folder.mkdir()
+    for name in ("train", "validation"):
+        (folder / f"{name}(*).csv").write_text("text,label\n" + "a dull film,bad\na great film,good\n" * 8)
+    files = {f"{name}_file": folder / f"{name}(*).csv" for name in ("train", "validation")}
+    assert read(run("files", task_name=None, dataset_path=None, **files) / "eval_results.json")["eval_samples"] == 16
+
+    shutil.copytree(tiny / "glue" / "mrpc", tmp_path / "own")
+    rows = datasets.load_dataset("parquet", data_files=str(tiny / "glue/mrpc/test-*"), split="train")
+    rows.to_parquet(tmp_path / "own" / "unsupervised-00000-of-00001.parquet")  # its labels are -1
+    hub = run("hub", task_name=None, dataset_path=None, dataset_name=tmp_path / "own")
+    assert set(read(hub / "run.json")["data_sha256"]) == {"train", "validation", "test"}
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "greater"), [("mrpc", "f1", True), ("stsb", "eval_spearmanr", True), (None, "mse", False)]
+)
+def test_the_best_epoch_by_another_metric(run, tmp_path, task, metric, greater):
+    """Any of the task's; the less the better for a squared error."""
+    files = {}
+    if task is None:
+        for name in ("train", "validation"):
+            (tmp_path / f"{name}.csv").write_text("text,label\n" + "a dull film,0.5\na great film,1.5\n" * 16)
+            files[f"{name}_file"] = tmp_path / f"{name}.csv"
+        files["dataset_path"] = None
+    flags = {"load_best_model_at_end": True, "eval_strategy": "epoch", "metric_for_best_model": metric}
+    folder = run(task_name=task, num_train_epochs=3, save_total_limit=2, **files, **flags)
+    state, key = read(folder / "trainer_state.json"), f"eval_{metric.removeprefix('eval_')}"
+    values = [entry[key] for entry in state["log_history"] if key in entry]
+    assert state["best_metric"] == (max if greater else min)(values) and len(values) == 3
+
+
+def test_labels_of_a_test_file_are_not_looked_at(run, tmp_path):
+    """They may be empty or anything, for a regression too."""
+    for name, labels in (("train", "0.5 1.5"), ("validation", "0.5 1.5"), ("test", "? -")):
+        lines = [f"a film,{label}" for label in labels.split()] * 8
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]))
+    files = {f"{name}_file": tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
+    folder = run(task_name=None, dataset_path=None, do_predict=True, **files)
+    assert len((folder / "predict_results_train.txt").read_text().splitlines()) == 17
+
+
+def test_what_a_run_reads_is_not_overwritten(run, tiny, tmp_path):
+    """By --overwrite_output_dir or --save_merged: a model, an adapter, one of its checkpoints."""
+    trained = run("trained", save_total_limit=1)
+    before = saved_weights(trained)
+    again = {"overwrite_output_dir": True, "adapter_name": None, "rank": None, "do_train": None}
+    with pytest.raises(UsageError, match="--output_dir .*trained: holds --adapter_path"):
+        run("trained", adapter_path=trained, **again)
+    for source in (trained, trained / "checkpoint-4"):
+        with pytest.raises(UsageError, match="--output_dir .*trained: holds --init_adapter_from"):
+            run("trained", init_adapter_from=source, overwrite_output_dir=True)
+    shutil.copytree(tiny / "roberta", tmp_path / "model")
+    with pytest.raises(UsageError, match="--save_merged .*model: is --model_name_or_path itself"):
+        run("other", model_name_or_path=tmp_path / "model", save_merged=tmp_path / "model")
+    assert equal(before, saved_weights(trained))
+
+
+def test_the_config_file_of_a_saved_adapter_is_one(run):
+    """PEFT saves it for inference; given as --adapter_config it is trained."""
+    first = run("first")
+    second = run("second", adapter_name=None, rank=None, adapter_config=first / "adapter_config.json")
+    assert equal(saved_weights(first), saved_weights(second))
+
+
 def test_a_data_set_by_name(run, tiny):
     """A folder stands for a data set of the hub, which load_dataset treats alike."""
     folder = run(task_name=None, dataset_path=None, dataset_name=tiny / "glue" / "mrpc", do_predict=True)
@@ -968,6 +1054,10 @@ def test_any_other_peft_method_from_its_config_file(run, tiny, tmp_path, content
         ({"selection_fraction": 0.001}, "--selection_fraction 0.001: 64 training rows can't be split so"),
         ({"selection_fraction": 0.1, "do_train": None}, "--selection_fraction has no effect without --do_train"),
         ({"selection_fraction": 0.1, "metric_for_best_model": "loss"}, "drop --metric_for_best_model"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "epoch", "metric_for_best_model": "acc"},
+            "--metric_for_best_model acc: allowed are loss, accuracy, f1, ",
+        ),
         ({"load_best_model_at_end": True, "save_strategy": "no", "eval_strategy": "epoch"}, "load_best_model_at_end"),
         ({"task_name": None, "dataset_name": "own/data"}, "--dataset_path is a local copy of GLUE"),
         ({"validation_file": "x.csv"}, "--validation_file goes with --train_file, not with --task_name"),
@@ -987,6 +1077,11 @@ def test_any_other_peft_method_from_its_config_file(run, tiny, tmp_path, content
         ({"enable_jit_checkpoint": "True"}, "--enable_jit_checkpoint: a run that SIGTERM cuts short"),
         ({"auto_find_batch_size": "True"}, "--auto_find_batch_size: the batch size would not be"),
         ({"prediction_loss_only": "True"}, "--prediction_loss_only: no task's metric"),
+        ({"dataloader_drop_last": "True"}, "--dataloader_drop_last: rows of the evaluation"),
+        ({"save_only_model": "True"}, "--save_only_model: such a checkpoint can't be resumed"),
+        ({"batch_eval_metrics": "True"}, "--batch_eval_metrics: a task's metric is of the whole set"),
+        ({"save_merged": __file__}, "--save_merged .*: is a file or below one"),
+        ({"save_merged": f"{__file__}/merged"}, "--save_merged .*: is a file or below one"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -1013,6 +1108,10 @@ def test_bad_flags_are_one_line_before_a_model_is_loaded(tiny, tmp_path, flags, 
         ({"train": "s,label\na,x\n,y\n", "validation": "s,label\na,x\n"}, "empty cells in its column `s`"),
         ({"train": "s,label\n1,x\n2,y\n", "validation": "s,label\n1,x\n"}, "`s` of the train split is not text"),
         ({"train.json": "{broken", "validation.json": "{}"}, "train.json: not a readable json file"),
+        (
+            {"train.json": '{"s": "a", "label": ["x"]}', "validation.json": '{"s": "a", "label": ["x"]}'},
+            "one kind alone",
+        ),
     ],
 )
 def test_bad_files_are_one_line(tiny, tmp_path, files, message):
@@ -1045,7 +1144,9 @@ def test_missing_column_and_unreadable_parquet_name_the_folder(tiny, tmp_path):
         ('{"r": 4}', "peft_type is None; allowed"),
         ('{"peft_type": "LORA", "ranc": 4}', "LORA has no setting ranc"),
         ('{"peft_type": "LORA", "target_modules": ["wrong"]}', "No modules were targeted"),
-        ('{"peft_type": "ADALORA", "r": 4}', "AdaLoRA does not work when `total_step` is None"),
+        ('{"peft_type": "LORA", "r": 0}', "`r` should be a positive integer"),
+        ('{"peft_type": "adalora", "total_step": 8}', "adalora has to be told of every step"),
+        ('{"peft_type": "LORA", "task_type": "CAUSAL_LM"}', "task_type is 'CAUSAL_LM'; allowed: 'SEQ_CLS'"),
     ],
 )
 def test_bad_adapter_config_files(tiny, tmp_path, content, message):
