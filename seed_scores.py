@@ -487,7 +487,7 @@ def row_facts(row: Row, tasks: list[str]) -> dict[str, Any]:
 def data_limits(rows: list[Row], tasks: list[str]) -> list[str]:
     """Return the flags by which runs left out a part of the data, with their values, as `selection_fraction 0.1`."""
     arguments = [part(record, "arguments") for row in rows for record in row.records(tasks)]
-    found = {name: {of_run.get(name) for of_run in arguments} for name in DATA_LIMITS}
+    found = {name: {number(of_run.get(name)) for of_run in arguments} for name in DATA_LIMITS}
     return [
         f"{name} {' or '.join(sorted(str(value).lower() for value in values))}"
         for name, values in found.items()

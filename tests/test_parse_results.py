@@ -999,7 +999,8 @@ def test_latex_minus_signs_in_numbers_alone(tmp_path, capsys):
 def test_a_part_of_the_data_stands_in_the_caption(tmp_path, capsys):
     """Whatever share or number of rows any run had."""
     write_run(tmp_path / "lora4", 1, "mrpc", 0.75, arguments={"selection_fraction": 0.1})
-    write_run(tmp_path / "lora4", 2, "mrpc", 0.5, arguments={"max_eval_samples": 100, "selection_fraction": 0.1})
+    odd = {"max_train_samples": ["no number"]}
+    write_run(tmp_path / "lora4", 2, "mrpc", 0.5, arguments={"max_eval_samples": 100, "selection_fraction": 0.1} | odd)
     assert parse_results.main([str(tmp_path / "lora4"), "2", "--tasks", "mrpc"]) == 0
     caption = capsys.readouterr().out.splitlines()[0]
     assert "; selection_fraction 0.1; max_eval_samples 100 or none; no MNLI starts" in caption

@@ -777,7 +777,8 @@ def test_file_names_are_no_patterns_and_unused_splits_no_matter(run, tiny, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("task", "metric", "greater"), [("mrpc", "f1", True), ("stsb", "eval_spearmanr", True), (None, "mse", False)]
+    ("task", "metric", "greater"),
+    [("mrpc", "f1", True), ("stsb", "eval_spearmanr", True), ("mnli", "mm_accuracy", True), (None, "mse", False)],
 )
 def test_the_best_epoch_by_another_metric(run, tmp_path, task, metric, greater):
     """Any of the task's; the less the better for a squared error."""
