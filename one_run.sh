@@ -54,7 +54,7 @@ run_one() { # FOLDER COMMAND [SLOT]: one run; its log is in its folder, its outc
         await
         echo "== ended with exit status $status" >&4
         case $status in 0 | 2 | 75 | 130 | 143) left=0 ;; *) left=$((left - 1)) ;; esac
-        ! grep -qs '^diverged' "$folder/failure.txt" || left=0 # it would again
+        ! grep -qs '"kind": "diverged"' "$folder/failure.json" || left=0 # it would again
     done
     exec 4>&-
     [ -z "$shown" ] || wait "$shown"

@@ -52,26 +52,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comparison import Comparison, best_cells, compare_rows, verdict
-from published_scores import published_cells, published_notes, published_of_all, published_records
-from run_folder import (
+from glue_peft.errors import OneLineParser, UsageError, run_script
+from glue_peft.run_folder import (
     COMMAND_FILE,
-    FAILURE_FILE,
-    TASK_METRICS,
     checkpoints,
-    counted,
     is_running,
     last_words,
     log_lines,
-    was_stopped,
+    plural,
+    read_failure,
 )
-from seed_scores import (
+from glue_peft.tables.paired_tests import Comparison, best_cells, compare_rows, verdict
+from glue_peft.tables.published import published_cells, published_notes, published_of_all, published_records
+from glue_peft.tables.read import (
     EPOCHS,
-    METRICS,
     MISSING,
-    PAPER_TASKS,
     Results,
-    ResultsError,
     Row,
     adapter_starts,
     add_arguments,
@@ -93,6 +89,7 @@ from seed_scores import (
     wanted_seeds,
     wanted_tasks,
 )
+from glue_peft.tasks import METRICS, PAPER_TASKS, TASKS, main_metric
 
 STATES = ("finished", "running", "failed", "missing")
 COST_HEADERS = {
@@ -123,7 +120,7 @@ class Table:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line; the values of ROOT and NSEEDS are checked by read_results."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="parse_results.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -208,11 +205,11 @@ def caption(results: Results, args: argparse.Namespace) -> str:
     runs = [run for row in results.rows for task in results.tasks for run in row.used(task).values()]
     from_record = all(run.source is not None and run.source.name == "run.json" for run in runs)
     usual = results.seeds == list(range(1, results.n_seeds + 1))
-    seeds = counted(results.n_seeds, "seed") + ("" if usual else f" ({seeds_text(results.seeds).partition(' ')[2]})")
+    seeds = plural(results.n_seeds, "seed") + ("" if usual else f" ({seeds_text(results.seeds).partition(' ')[2]})")
     others = [
         f"{'STS-B' if task == 'stsb' else task}: {METRICS[key]}"
         for task, key in results.metrics.items()
-        if task in results.tasks and (task == "stsb" or key != TASK_METRICS[task])
+        if task in results.tasks and (task == "stsb" or key != main_metric(task))
     ]
     parts = [
         f"{args.statistic} ± {('population', 'sample')[args.ddof]} std over {'' if whole else 'up to '}{seeds}, "
@@ -240,7 +237,7 @@ def mnli_starts(results: Results) -> str:
     if unknown == len(runs):
         return "MNLI starts unknown"
     known = f"started from an adapter: {', '.join(found)}" if found else "no MNLI starts"
-    return known + (f" (unknown of {unknown} of {counted(len(runs), 'run')})" if unknown else "")
+    return known + (f" (unknown of {unknown} of {plural(len(runs), 'run')})" if unknown else "")
 
 
 def score_table(results: Results, args: argparse.Namespace) -> Table:
@@ -279,7 +276,7 @@ def comparison_table(first: Row, second: Row, compared: dict[str, Comparison], d
         rows.append([task, str(comparison.n), difference, interval, *ps, said])
     title = (
         f"{second.name} minus {first.name}, paired by seed: mean difference in points with its 95 % interval, paired "
-        f"t-test, the same after Holm over {counted(len(compared.keys() - {'avg'}), 'task')}, exact sign-flip "
+        f"t-test, the same after Holm over {plural(len(compared.keys() - {'avg'}), 'task')}, exact sign-flip "
         "permutation test with the smallest value that so many seeds can reach"
     )
     header = ["task", "n", "difference", "95 % interval", "t-test p", "Holm p", "permutation p", "verdict"]
@@ -484,10 +481,10 @@ def status_lines(args: argparse.Namespace) -> list[str]:
     seeds, roots = wanted_seeds(args.n_seeds), distinct_roots(args.roots)
     for root in roots:
         if os.path.lexists(root) and not os.path.isdir(root):
-            raise ResultsError(f"ROOT must be a folder, or not be there yet, not {root!r}")
+            raise UsageError(f"ROOT must be a folder, or not be there yet, not {root!r}")
     there = [
         task
-        for task in TASK_METRICS
+        for task in TASKS
         if any(os.path.isdir(os.path.join(root, str(seed), task)) for root in roots for seed in seeds)
     ]
     tasks = (there or PAPER_TASKS) if args.tasks is None else wanted_tasks(args.tasks)
@@ -530,18 +527,17 @@ def run_state(row: str, task: str, folder: Path) -> RunState:
     """
     if is_running(folder):
         return RunState(row, task, folder, "running")
-    run = read_run(folder, task, TASK_METRICS[task], "last")
+    run, failure, saved = read_run(folder, task, main_metric(task), "last"), read_failure(folder), checkpoints(folder)
     evaluated = part(run.record or {}, "arguments").get("do_eval") is not False
     if run.record is not None and (run.score is not None or not evaluated):
         return RunState(row, task, folder, "finished", seconds=number(run.record.get("seconds")))
-    if run.fault is not None and (run.record is not None or run.fault.reason != MISSING):
-        reason = run.fault.reason.removeprefix("failed: ")
-        name = "" if run.fault.path.name == FAILURE_FILE else f"{run.fault.path.name}: "
-        return RunState(row, task, folder, "failed", name + reason)
-    log, saved = log_lines(folder), checkpoints(folder)
-    if was_stopped(folder) or (saved and not (log and log[-1].startswith("run_glue.py: error: "))):
+    was_killed = saved and failure is not None and failure.kind == "killed"
+    if run.fault is not None and (run.record is not None or run.fault.reason != MISSING) and not was_killed:
+        name = "" if run.fault.kind is not None else f"{run.fault.path.name}: "
+        return RunState(row, task, folder, "failed", name + run.fault.reason)
+    if saved or failure is not None:  # which is a stop
         return RunState(row, task, folder, "missing", f"to be resumed from {saved[0].name if saved else 'the start'}")
-    if log or (folder / COMMAND_FILE).is_file():
+    if log_lines(folder) or (folder / COMMAND_FILE).is_file():
         return RunState(row, task, folder, "failed", printable(last_words(folder)[:300]))
     return RunState(row, task, folder, "missing")
 
@@ -563,58 +559,55 @@ def time_left(runs: list[RunState]) -> str:
         of_task = [other for other in finished if other.task == run.task]
         alike = [other for other in of_task if other.row == run.row] or of_task or finished
         total += statistics.median(other.seconds for other in alike)
-    left = counted(len(unfinished), "run")
+    left = plural(len(unfinished), "run")
     text = f"time left: about {cost_cell('train_seconds', total)} (h:mm:ss) for {left} in a row"
     running = sum(run.state == "running" for run in runs)
     if running:
         text += f", {cost_cell('train_seconds', total / running)} with {running} at once"
-    return f"{text}; medians of {counted(len(finished), 'finished run')}"
-
-
-def fail(message: str) -> int:
-    """Print an error to stderr and return the exit status for it."""
-    print(f"parse_results.py: error: {message}", file=sys.stderr)
-    return 2
-
-
-def write(text: str) -> int:
-    """Print the output and return the exit status; a reader like `head` may leave before the end."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return fail(f"the output can't be written: {error.strerror}")
-    return 0
+    return f"{text}; medians of {plural(len(finished), 'finished run')}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables of one or more result folders and return the exit status."""
+    """Print the tables of one or more result folders; raises UsageError."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a C locale can't encode ±; folder names leave as the bytes they are
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     args = parse_arguments(argv)
-    try:
-        if args.status:
-            return write("\n".join(status_lines(args)) + "\n")
+    if args.status:
+        text = "\n".join(status_lines(args)) + "\n"
+    else:
         results = read_results(args)
-    except ResultsError as error:
-        return fail(str(error))
-    if results.ignored:
-        print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
+        if results.ignored:
+            print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
+        text = FORMATS[args.format](*tables_and_records(results, args))
+    write(text)
+    return 0
+
+
+def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list[Table], list[dict[str, Any]]]:
+    """Return the score table and one for each comparison, and their numbers or, with --format runs, every run's."""
     tables = [score_table(results, args)]
     if args.format == "runs":
-        records = run_records(results)
-    else:
-        records = score_records(results, args) + (published_records(results) if args.published else [])
-        first, *others = results.rows
-        for second in others:
-            compared = compare_rows(first, second, results)
-            tables.append(comparison_table(first, second, compared, row_differences(first, second, results.tasks)))
-            records += comparison_records(first, second, compared)
-    return write(FORMATS[args.format](tables, records))
+        return tables, run_records(results)
+    records = score_records(results, args) + (published_records(results) if args.published else [])
+    first, *others = results.rows
+    for second in others:
+        compared = compare_rows(first, second, results)
+        tables.append(comparison_table(first, second, compared, row_differences(first, second, results.tasks)))
+        records += comparison_records(first, second, compared)
+    return tables, records
+
+
+def write(text: str) -> None:
+    """Print the output; raises UsageError where it can't be written, but not where a reader like `head` left."""
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
+        raise UsageError(f"the output can't be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main, "parse_results.py"))

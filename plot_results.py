@@ -22,15 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comparison import interval_half_width
-from figures import COLOURS, MARKERS, SUFFIXES, TITLES, check_figure_file, plain, write_figure
-from published_scores import PublishedRow, published_of
-from run_folder import UsageError
-from seed_scores import (
+from glue_peft.errors import OneLineParser, run_script
+from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
+from glue_peft.tables.paired_tests import interval_half_width
+from glue_peft.tables.published import PublishedRow, published_of
+from glue_peft.tables.read import (
     EPOCHS,
-    METRICS,
     Results,
-    ResultsError,
     Row,
     add_arguments,
     coverage_lines,
@@ -39,6 +37,7 @@ from seed_scores import (
     read_results,
     seed_costs,
 )
+from glue_peft.tasks import METRICS, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +48,7 @@ MOST_COLUMNS = 4
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line; what is read is checked by read_results."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="plot_results.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -105,7 +104,7 @@ def draw_task(axes: "Axes", task: str, results: Results, published: dict[str, li
         for theirs in published[row.name]:
             if has_score(theirs, task, results):
                 draw_published(axes, index + 0.25, theirs.scores[task].value, style)
-    axes.set_title(f"{TITLES.get(task, task)} ({METRICS[results.metrics[task]]})", fontsize=9)
+    axes.set_title(f"{title(task)} ({METRICS[results.metrics[task]]})", fontsize=9)
     axes.set_xlim(-0.6, len(results.rows) - 0.4)
     axes.set_xticks([])
 
@@ -170,35 +169,26 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     fitting = max(1, min(4, len(handles), int(figure.get_figwidth() / longest)))
     figure.set_figheight(figure.get_figheight() + 0.22 * (math.ceil(len(handles) / fitting) - 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=fitting, fontsize=9, frameon=False)
-    title = f"Percent; each seed, mean and 95 % interval over up to {results.n_seeds} seeds; {EPOCHS[results.epoch]}"
-    title += "".join(f"; {limit}" for limit in data_limits(results.rows, results.tasks))
+    text = f"Percent; each seed, mean and 95 % interval over up to {results.n_seeds} seeds; {EPOCHS[results.epoch]}"
+    text += "".join(f"; {limit}" for limit in data_limits(results.rows, results.tasks))
     if results.drop_collapsed:
-        title += f"; collapsed and diverged runs dropped: {results.n_dropped}"
-    figure.suptitle(title, fontsize=9)
+        text += f"; collapsed and diverged runs dropped: {results.n_dropped}"
+    figure.suptitle(text, fontsize=9)
     return figure
 
 
-def fail(message: str) -> int:
-    """Print an error to stderr and return the exit status for it."""
-    print(f"plot_results.py: error: {message}", file=sys.stderr)
-    return 2
-
-
 def main(argv: list[str] | None = None) -> int:
-    """Write the figure and return the exit status."""
+    """Write the figure; raises UsageError."""
     if hasattr(sys.stderr, "reconfigure"):
         sys.stderr.reconfigure(encoding="utf-8", errors="surrogateescape")
     args = parse_arguments(argv)
-    try:
-        check_figure_file(args.out)
-        results = read_results(args)
-        published = {row.name: [] if args.no_published else published_of(row, results.tasks) for row in results.rows}
-        print("\n".join(coverage_lines(results) + health_lines(results)), file=sys.stderr)
-        write_figure(draw(results, published), args.out)
-    except (ResultsError, UsageError) as error:
-        return fail(str(error))
+    check_figure_file(args.out)
+    results = read_results(args)
+    published = {row.name: [] if args.no_published else published_of(row, results.tasks) for row in results.rows}
+    print("\n".join(coverage_lines(results) + health_lines(results)), file=sys.stderr)
+    write_figure(draw(results, published), args.out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main, "plot_results.py"))

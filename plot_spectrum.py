@@ -43,11 +43,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 
-import run_folder
-from figures import COLOURS, LINES, MARKERS, WIDTH, check_figure_file, plain, write_figure
-from run_folder import UsageError, first_line
-from run_glue import check_random_bases, hash_tensors
-from seed_scores import part, row_names
+from glue_peft import run_folder
+from glue_peft.adapters import check_random_bases, hash_tensors
+from glue_peft.errors import OneLineParser, UsageError, first_line, run_script
+from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, WIDTH, check_figure_file, plain, write_figure
+from glue_peft.tables.read import part, row_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,30 +77,26 @@ class Update(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table, write the figure, and return the exit status."""
+    """Measure, print the table and write the figure; raises UsageError."""
     args = parse_arguments(argv)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="transformers|peft")
-    try:
-        check_figure_file(args.out)
-        for folder in args.run_folders:
-            check_run_folder(folder)
-        adapters: dict[str, list[Update]] = {}
-        for label, folder in labelled(args.run_folders):
-            adapters.setdefault(label, []).extend(measure(folder, args.model_name_or_path))
-        check_sizes(adapters)
-        print("\n".join(table_lines(adapters)))
-        write_figure(draw(adapters), args.out)
-    except UsageError as error:
-        print(f"plot_spectrum.py: error: {error}", file=sys.stderr)
-        return 2
+    check_figure_file(args.out)
+    for folder in args.run_folders:
+        check_run_folder(folder)
+    adapters: dict[str, list[Update]] = {}
+    for label, folder in labelled(args.run_folders):
+        adapters.setdefault(label, []).extend(measure(folder, args.model_name_or_path))
+    check_sizes(adapters)
+    print("\n".join(table_lines(adapters)))
+    write_figure(draw(adapters), args.out)
     return 0
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line; the values are checked by main."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="plot_spectrum.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -316,4 +312,4 @@ def draw_line(axes: "Axes", updates: list[Update], look: dict[str, Any]) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(main, "plot_spectrum.py"))

@@ -43,12 +43,10 @@ import os
 import platform
 import resource
 import sys
-import tempfile
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, fields
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +72,23 @@ from transformers import (
     set_seed,
 )
 
-import run_folder
-from fast_adapters import use_fast_adapters
-from glue_arguments import (
+from glue_peft import run_folder, run_state
+from glue_peft.adapters import (
+    agree_with_saved,
+    check_base_model,
+    check_random_bases,
+    check_whole_encoder,
+    count_parameters,
+    hash_tensors,
+    head_modules,
+    number_of_bases,
+    projection_key,
+    read_adapter_config,
+    save_merged,
+    start_from_saved,
+    target_widths,
+)
+from glue_peft.arguments import (
     AdapterArguments,
     DataTrainingArguments,
     GlueTrainingArguments,
@@ -84,22 +96,13 @@ from glue_arguments import (
     parse_arguments,
     read_arguments_file,
 )
-from glue_data import Task, describe_task, hold_out, load_raw_datasets, splits, tokenize
-from glue_trainer import (
-    DivergedError,
-    GlueTrainer,
-    RunFailedError,
-    StopOnSignal,
-    StoppedBySignal,
-    failure_noted,
-    hash_tensors,
-    head_modules,
-    head_parameters,
-    machine_of,
-    random_bases,
-)
-from run_folder import UsageError, first_line
-from unpadded_encoder import use_unpadded_encoder
+from glue_peft.data import Task, describe_task, hold_out, load_raw_datasets, splits, tokenize
+from glue_peft.errors import DivergedError, UsageError, first_line, run_script
+from glue_peft.fast_adapters import use_fast_adapters
+from glue_peft.flags import differences, without_secrets
+from glue_peft.metric import Glue
+from glue_peft.trainer import GlueTrainer, StopOnSignal, failure_noted, processes_and_precision
+from glue_peft.unpadded_encoder import use_unpadded_encoder
 
 STARTED = time.perf_counter()
 REPOSITORY = Path(__file__).resolve().parent
@@ -108,8 +111,6 @@ LENGTHENING_FLAGS = frozenset(
     "num_train_epochs max_steps do_eval do_predict max_predict_samples eval_strategy eval_steps save_strategy "
     "save_steps save_merged".split()
 )
-# PEFT methods that want a call after every step, which no run here makes.
-STEPPED_METHODS = ("ADALORA", "ADAMSS")
 
 logger = logging.getLogger("run_glue")
 
@@ -150,8 +151,8 @@ def main(argv: list[str] | None = None) -> int:
             evaluate_splits(trainer, tokenized_datasets, task, record)
         if training_args.do_predict:
             predict_splits(trainer, tokenized_datasets, task, record)
-        if adapter_args.save_merged:
-            save_merged(trainer, Path(adapter_args.save_merged))
+        if adapter_args.save_merged and trainer.is_world_process_zero():
+            save_merged(model, tokenizer, Path(adapter_args.save_merged))
         finish(trainer, record)
     return 0
 
@@ -180,7 +181,7 @@ def command_of(argv: list[str]) -> list[str]:
     """The flags as given, those of a JSON file written out, without access tokens."""
     if len(argv) == 1 and argv[0].endswith(".json"):
         argv = read_arguments_file(Path(argv[0]))
-    return run_folder.without_secrets(argv)
+    return without_secrets(argv)
 
 
 def held(args: GlueTrainingArguments) -> contextlib.AbstractContextManager[None]:
@@ -190,7 +191,7 @@ def held(args: GlueTrainingArguments) -> contextlib.AbstractContextManager[None]
 
 def may_skip(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> bool:
     """Whether the run is finished already. Raises UsageError where --output_dir holds another run."""
-    left = run_folder.traces(output_dir)
+    left = run_folder.files_of_a_run(output_dir)
     named = args.resume_from_checkpoint and Path(args.resume_from_checkpoint).resolve().parent == output_dir.resolve()
     if left and not (args.resume or args.overwrite_output_dir or named):
         raise UsageError(
@@ -199,7 +200,7 @@ def may_skip(output_dir: Path, args: GlueTrainingArguments, command: list[str]) 
         )
     if not args.resume:
         return False
-    state, reason = run_folder.state(output_dir, command)
+    state, reason = run_state.state(output_dir, command)
     if state == "finished":
         logger.info(f"{output_dir} holds a finished run: nothing to do")
         if args.should_save and not args.keep_checkpoints:
@@ -349,96 +350,6 @@ def choose_adapter_config(adapter_args: AdapterArguments, architecture: nn.Modul
     )
 
 
-def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None:
-    """Take the saved adapter's random bases over into `config`; raises UsageError where the two differ otherwise."""
-    folder = adapter_args.init_adapter_from
-    try:
-        saved = PeftConfig.from_pretrained(folder).to_dict()
-    except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
-    given = run_folder.read_json(Path(adapter_args.adapter_config)) if adapter_args.adapter_config else {}
-    for name in ("projection_prng_key", "save_projection"):
-        if name in saved and name not in given and getattr(adapter_args, name) in (None, False):
-            setattr(config, name, saved[name])
-    free = {"base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision", "auto_mapping"}
-    for name, value in json.loads(json.dumps(config.to_dict(), default=sorted)).items():
-        theirs = json.loads(json.dumps(saved.get(name), default=sorted))
-        if isinstance(value, list):
-            value, theirs = sorted(value), sorted(theirs or [])
-        if name not in free and not name.endswith("_dropout") and value != theirs:
-            raise UsageError(f"--init_adapter_from {folder}: its {name} is {theirs}, the flags say {value}")
-
-
-def read_adapter_config(path: Path, common: dict[str, Any], merges: bool) -> PeftConfig:
-    """Read a PEFT config file; `common` fills in what it leaves open. Raises UsageError for what PEFT can't use."""
-    content = run_folder.read_json(path)
-    methods = sorted(kind.value for kind in peft.PeftType)
-    if content is None:
-        raise UsageError(f"--adapter_config {path}: not a readable file with one JSON object")
-    if str(content.get("peft_type")).upper() not in methods:
-        raise UsageError(f"--adapter_config {path}: peft_type is {content.get('peft_type')!r}; allowed: {methods}")
-    if content["peft_type"].upper() in STEPPED_METHODS:
-        raise UsageError(
-            f"--adapter_config {path}: {content['peft_type']} has to be told of every step; it isn't here"
-        )
-    if content.get("task_type", "SEQ_CLS") != "SEQ_CLS":
-        raise UsageError(f"--adapter_config {path}: task_type is {content['task_type']!r}; allowed: 'SEQ_CLS'")
-    # A saved adapter's file says that it is for inference, which would leave nothing to train.
-    content = {**common, **content, "peft_type": content["peft_type"].upper(), "inference_mode": False}
-    known = {item.name for item in fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(content["peft_type"])])}
-    unknown = sorted(set(content) - known - set(common))
-    if unknown:
-        raise UsageError(f"--adapter_config {path}: {content['peft_type']} has no setting {', '.join(unknown)}")
-    try:
-        config = PeftConfig.from_peft_type(**{name: value for name, value in content.items() if name in known})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--adapter_config {path}: {first_line(error)}") from error
-    if merges and config.is_prompt_learning:
-        raise UsageError(f"--save_merged: {content['peft_type']} has no weights to merge")
-    return config
-
-
-def target_widths(encoder: nn.Module, target_modules: list[str]) -> list[int]:
-    """min(inputs, outputs) of each linear layer of the encoder that --target_modules names."""
-    linears = {name: layer for name, layer in encoder.named_modules() if isinstance(layer, nn.Linear)}
-    suffixes = {name.split(".")[-1] for name in linears}
-    matched = {name: layer for name, layer in linears.items() if any(is_named(name, t) for t in target_modules)}
-    missing = [target for target in target_modules if not any(is_named(name, target) for name in linears)]
-    if missing:
-        raise UsageError(
-            f"--target_modules {' '.join(target_modules)}: {', '.join(missing)} not in {type(encoder).__name__}; its "
-            f"linear layers are named {', '.join(sorted(suffixes))}"
-        )
-    return [min(layer.in_features, layer.out_features) for layer in matched.values()]
-
-
-def is_named(name: str, target: str) -> bool:
-    """PEFT's rule: the whole path, or its end behind a dot."""
-    return name == target or name.endswith(f".{target}")
-
-
-def projection_key(seed: int) -> int:
-    """Key of the random bases for a seed: the authors' int(exp(seed) * 3.1415) while it stays below 2^64.
-
-    That holds up to seed 43. From 44 on it is 2^32 + seed, a range that the formula never hits, so that no two seeds
-    share their bases.
-    """
-    return int(math.exp(seed) * 3.1415) if seed <= 43 else 2**32 + seed
-
-
-def number_of_bases(widths: list[int], rank: int) -> int:
-    """n = ceil(min(in, out) / rank), the bases of one RandLoRA layer (arXiv 2502.00987, section 4), for all layers.
-
-    Raises UsageError where layers differ in n: PEFT keeps one alpha for all, so --paper_scaling can't be expressed.
-    """
-    counts = {math.ceil(width / rank) for width in widths}
-    if len(counts) > 1:
-        raise UsageError(
-            f"--paper_scaling: the adapted layers have {sorted(counts)} bases; it needs one number for all"
-        )
-    return counts.pop()
-
-
 def count_positions(architecture: nn.Module) -> int:
     """The most tokens a row may have; RoBERTa's position embeddings start behind its padding index."""
     embeddings = getattr(getattr(architecture.base_model, "embeddings", None), "position_embeddings", None)
@@ -452,17 +363,17 @@ def find_checkpoint(output_dir: Path, args: GlueTrainingArguments, command: list
     """Return the checkpoint to resume from: the one that was named, or with --resume the last whole one."""
     if args.resume_from_checkpoint is not None:
         checkpoint = Path(args.resume_from_checkpoint)
-        if not run_folder.is_whole(checkpoint):
+        if not run_folder.is_complete(checkpoint):
             raise UsageError(f"--resume_from_checkpoint {checkpoint}: not a whole checkpoint of Trainer")
         started = run_folder.read_json(checkpoint.parent / run_folder.COMMAND_FILE)
-        changed = run_folder.differences(started, command, LENGTHENING_FLAGS) if started else []
+        changed = differences(started, command, LENGTHENING_FLAGS) if started else []
         if changed:
             raise UsageError(f"--resume_from_checkpoint {checkpoint}: is of another run: {', '.join(changed)}")
         check_machine(checkpoint, args)
         return checkpoint
     if not (args.resume and args.do_train):
         return None
-    checkpoint, broken = run_folder.last_whole_checkpoint(output_dir)
+    checkpoint, broken = run_folder.last_complete_checkpoint(output_dir)
     for path in broken:
         logger.warning(f"{path} is truncated: it is not used, resuming from {checkpoint or 'the start'}")
     if checkpoint is not None:
@@ -474,7 +385,7 @@ def find_checkpoint(output_dir: Path, args: GlueTrainingArguments, command: list
 def check_machine(checkpoint: Path, args: GlueTrainingArguments) -> None:
     """Raise UsageError where a checkpoint is of another number of processes or another precision than this start."""
     so_far = run_folder.read_json(checkpoint / run_folder.PROGRESS_FILE) or {}
-    for name, now in machine_of(args).items():
+    for name, now in processes_and_precision(args).items():
         if so_far.get(name, now) != now:
             raise UsageError(
                 f"{checkpoint} is of a run with {name} {so_far[name]}, and this start has {now}, which would train "
@@ -525,58 +436,6 @@ def load_model(
     if adapter_args.init_adapter_from is not None:
         start_from_saved(model, Path(adapter_args.init_adapter_from), base_sha256)
     return model, base_sha256
-
-
-def check_whole_encoder(model: nn.Module, drawn: Iterable[str], model_args: ModelArguments) -> None:
-    """Raise UsageError where weights of the encoder were drawn, as its file lacks them: no reload would draw them."""
-    drawn = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}."))
-    if drawn:
-        raise UsageError(
-            f"--model_name_or_path {model_args.model_name_or_path}: no weights for {', '.join(drawn)} in it. An "
-            "adapter would stand on random ones, which nobody could load again: save a whole model first"
-        )
-
-
-def check_base_model(flag: str, folder: Path, base_sha256: str) -> None:
-    """Raise UsageError where the record beside a saved adapter says that it was trained on another model."""
-    base = (run_folder.read_json(folder / run_folder.RECORD_FILE) or {}).get("base_model") or {}
-    if base.get("sha256", base_sha256) != base_sha256:
-        raise UsageError(f"--{flag} {folder}: was trained on another model, {base.get('name')}")
-
-
-def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
-    """Load a saved adapter's weights without its head. Raises UsageError unless it fits, tensor by tensor."""
-    check_base_model("init_adapter_from", folder, base_sha256)
-    try:
-        weights = peft.load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
-    head = tuple(f"base_model.model.{name}." for name in head_modules(model.get_base_model()))
-    wanted = peft.get_peft_model_state_dict(model)
-    new_head = {name: tensor for name, tensor in wanted.items() if name.startswith(head)}
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(head)} | new_head
-    if {name: tensor.shape for name, tensor in weights.items()} != {name: t.shape for name, t in wanted.items()}:
-        raise UsageError(f"--init_adapter_from {folder}: its weights are not those of this model's adapter")
-    peft.set_peft_model_state_dict(model, weights)
-    logger.info(f"Starting from the adapter in {folder}, with a new head")
-
-
-def check_random_bases(model: nn.Module, folder: Path | str | None) -> None:
-    """Raise UsageError where the adapter in a folder was trained on other random bases than this machine drew.
-
-    PEFT draws them from the key in bfloat16 or float16, as the machine offers, and does not check.
-    """
-    if folder is None or not random_bases(model) or model.active_peft_config.save_projection:
-        return  # nothing to load, nothing random, or the bases themselves come with the adapter
-    saved = run_folder.read_json(Path(folder) / run_folder.BASES_FILE)
-    if saved is None:
-        logger.warning(f"{folder} has no {run_folder.BASES_FILE}: its random bases can't be verified")
-    elif saved["sha256"] != hash_tensors(random_bases(model)):
-        raise UsageError(
-            f"{folder}: this machine draws other random bases from key {saved['projection_prng_key']} than the one "
-            "that trained the adapter, and with them it would be wrong. Train with --save_projection, or load it on a "
-            "machine of the same kind"
-        )
 
 
 def use_fast_paths(
@@ -638,7 +497,8 @@ def make_trainer(
 def make_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     """Return the function that turns predictions and labels into the task's metrics."""
     if task.metric is not None:
-        metric = load_metric(task.metric)
+        # keep_in_memory does without a cache file, where parallel runs would meet.
+        metric = Glue(task.metric, keep_in_memory=True)
 
     def compute_metrics(p: EvalPrediction) -> dict[str, float]:
         """Metrics of one evaluation; raises DivergedError where the logits are no numbers."""
@@ -667,31 +527,6 @@ def signs_of_collapse(preds: np.ndarray, labels: np.ndarray, task: Task) -> dict
         "majority_share": float(np.bincount(labels).max() / len(labels)),
         "predicted_classes": len(np.unique(preds)),
     }
-
-
-def load_metric(config_name: str) -> evaluate.EvaluationModule:
-    """Load this repository's GLUE metric through a module cache that lives only for the call.
-
-    evaluate imports a copy of the script that it keeps under HF_HOME and never checks again: one cut short by a kill
-    or a full disk would break every later run. keep_in_memory does without its cache file, where parallel runs meet.
-    """
-    folder = REPOSITORY / "metrics" / "glue"
-    config, shared_cache, search_path = evaluate.config, evaluate.config.HF_MODULES_CACHE, list(sys.path)
-    with tempfile.TemporaryDirectory(prefix="glue_metric_") as cache:
-        config.HF_MODULES_CACHE = cache
-        sys.path.insert(0, cache)  # ahead of the shared cache, if anything was loaded from that before
-        forget_evaluate_modules()
-        try:
-            return evaluate.load(str(folder), config_name, cache_dir=cache, keep_in_memory=True)
-        finally:
-            config.HF_MODULES_CACHE, sys.path[:] = shared_cache, search_path
-            forget_evaluate_modules()
-
-
-def forget_evaluate_modules() -> None:
-    """Drop evaluate's dynamic package, which stays bound to the cache folder it was first imported from."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
-        del sys.modules[name]
 
 
 def clear_output_dir(output_dir: Path, args: GlueTrainingArguments, checkpoint: Path | None) -> None:
@@ -730,7 +565,7 @@ def describe_run(
         "device": torch.cuda.get_device_name()
         if trainer.args.device.type == "cuda"
         else platform.processor() or "cpu",
-        **machine_of(trainer.args),
+        **processes_and_precision(trainer.args),
         "threads": torch.get_num_threads(),
         **run_folder.describe_environment(REPOSITORY),
         "metrics": {},
@@ -761,19 +596,6 @@ def hash_rows(rows: datasets.Dataset) -> str:
     return hashlib.sha256(pd.util.hash_pandas_object(frame.astype(str), index=False).values.tobytes()).hexdigest()
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Count parameters as the papers do (`adapter`: what is trained outside the head), and as they are stored."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    in_head = sum(p.numel() for p in head_parameters(model))
-    saved = peft.get_peft_model_state_dict(model) if isinstance(model, PeftModel) else model.state_dict()
-    return {
-        "adapter": trained - in_head,
-        "head": in_head,
-        "total": sum(p.numel() for p in model.parameters()),
-        "stored": sum(tensor.numel() for tensor in saved.values()),
-    }
-
-
 def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any]) -> None:
     """Train, from a checkpoint if there is one, and save the model."""
     before = run_folder.read_json(checkpoint / run_folder.PROGRESS_FILE) if checkpoint else None
@@ -792,7 +614,7 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: dict[str, Any])
     trainer.log_metrics("train", metrics)
     save_metrics(trainer, "train", metrics, record)
     if trainer.is_world_process_zero():
-        with run_folder.whole_file(Path(trainer.args.output_dir) / "trainer_state.json") as temporary:
+        with run_folder.atomic_write(Path(trainer.args.output_dir) / "trainer_state.json") as temporary:
             trainer.state.save_to_json(str(temporary))
 
 
@@ -890,33 +712,8 @@ def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: 
             lines = ["index\tprediction", *(f"{index}\t{item}" for index, item in enumerate(predictions))]
             task_name = "ax" if suffix == "_ax" else f"{task.name}{suffix.replace('_', '-')}"
             path = Path(trainer.args.output_dir) / f"predict_results_{task_name}.txt"
-            with run_folder.whole_file(path) as temporary:
+            with run_folder.atomic_write(path) as temporary:
                 temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def save_merged(trainer: GlueTrainer, folder: Path) -> None:
-    """Save a plain model whose weights contain the adapter's update, with its tokenizer.
-
-    PEFT's merge_and_unload fails on RandLoRA and VeRA classifiers, so the layers are merged in place and the plain
-    model's tensors are taken by name.
-    """
-    if not trainer.is_world_process_zero():
-        return
-    model = trainer.model
-    model.merge_adapter()
-    merged = model.get_base_model().state_dict()
-    plain = AutoModelForSequenceClassification.from_config(model.config)
-    wanted = plain.state_dict()
-    tensors = {}
-    for name, tensor in merged.items():
-        name = name.replace(".base_layer.", ".").replace(f".modules_to_save.{model.active_adapter}.", ".")
-        if name in wanted and ".original_module." not in name:
-            tensors[name] = tensor
-    plain.load_state_dict(tensors)  # strict: a tensor that PEFT names otherwise is an error, never a random weight
-    model.unmerge_adapter()
-    plain.save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)
-    logger.info(f"Saved the merged model to {folder}")
 
 
 def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
@@ -947,27 +744,12 @@ def finish(trainer: GlueTrainer, record: dict[str, Any]) -> None:
     print("  ".join(f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)))
 
 
-def run_as_script() -> int:
-    """Call main() and return the exit status; what a user can mend ends with one line, no traceback."""
-    try:
-        status = main()
-    except UsageError as error:
-        status, line = 2, f"error: {error}"
-    except RunFailedError as error:
-        status, line = 1, f"error: {error}"
-    except StoppedBySignal as error:
-        status, line = 75, str(error)
-    except KeyboardInterrupt:
-        status, line = 130, "interrupted: start it again with --resume"
-    except Exception as error:
-        if not torch.distributed.is_initialized():
-            raise
-        traceback.print_exc()
-        status, line = 1, f"error: {type(error).__name__}"
-    if status:
-        print(f"run_glue.py: {line}", file=sys.stderr)
+def end_processes(status: int) -> int:
+    """End this one of several processes now, else return its exit status.
+
+    DistributedDataParallel's end joins gloo's threads while it holds the GIL, and now and then waits for ever.
+    """
     if torch.distributed.is_initialized():
-        # DistributedDataParallel's end joins gloo's threads while it holds the GIL, and now and then waits for ever.
         if status == 0:
             torch.distributed.barrier()
         sys.stdout.flush()
@@ -977,4 +759,4 @@ def run_as_script() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_script())
+    sys.exit(end_processes(run_script(main, "run_glue.py")))

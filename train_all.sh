@@ -181,7 +181,7 @@ if [ -n "${DRY_RUN:-}" ]; then
     cut -f 2 "$work/grid"
     exit
 elif [ -n "${MISSING:-}" ]; then
-    "$python" "${prefix}run_folder.py" missing "$work"
+    PYTHONPATH=${prefix:-.}${PYTHONPATH:+:$PYTHONPATH} "$python" -m glue_peft.sweep missing "$work"
     exit
 elif [ -n "${STATUS:-}" ]; then
     mapfile -t roots < <(cut -f 1 "$work/grid" | sed 's|/[^/]*/[^/]*$||' | awk '!seen[$0]++')
@@ -199,7 +199,7 @@ elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
 fi
 [ -s "$work/grid" ] || usage_error "the grid has no line at all"
 touch "$work/begin"
-"$python" "${prefix}run_folder.py" plan "$work"
+PYTHONPATH=${prefix:-.}${PYTHONPATH:+:$PYTHONPATH} "$python" -m glue_peft.sweep plan "$work"
 
 if [ -n "${SLURM_ARRAY_TASK_ID:-}" ] && IFS=$'\t' read -r folder command <"$work/lines"; then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-$cores}}
@@ -267,5 +267,5 @@ else
 fi
 
 status=0
-"$python" "${prefix}run_folder.py" summary "$work" || status=$?
+PYTHONPATH=${prefix:-.}${PYTHONPATH:+:$PYTHONPATH} "$python" -m glue_peft.sweep summary "$work" || status=$?
 exit "${stopping:-$status}"

@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run_glue
-from fast_adapters import use_fast_adapters
+from glue_peft.fast_adapters import use_fast_adapters
 
 # name, adapter flags; each is measured with PEFT's layers and with ours
 ADAPTERS = {

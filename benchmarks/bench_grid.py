@@ -29,11 +29,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import glue_arguments
 import run_glue
 from benchmarks.bench_adapters import ADAPTERS, add_adapter, build_model, describe_machine, seconds, training_step
-from fast_adapters import use_fast_adapters
-from unpadded_encoder import use_unpadded_encoder
+from glue_peft import arguments
+from glue_peft.fast_adapters import use_fast_adapters
+from glue_peft.unpadded_encoder import use_unpadded_encoder
 
 MAX_LENGTH = 128
 # task: training rows, then mean and standard deviation of a row's tokens
@@ -50,7 +50,7 @@ TASKS = {
 def real_lengths(task: str, dataset_path: Path, tokenizer: object) -> list[int]:
     """Tokens of every training row of a task, cut to MAX_LENGTH."""
     rows = run_glue.load_local_glue(dataset_path, task, None)["train"]
-    texts = [list(rows[key]) for key in glue_arguments.task_to_keys[task] if key is not None]
+    texts = [list(rows[key]) for key in arguments.task_to_keys[task] if key is not None]
     return [len(ids) for ids in tokenizer(*texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]]
 
 

@@ -43,7 +43,7 @@ from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import run_folder
+from glue_peft import run_folder
 
 REPOSITORY = Path(run_folder.__file__).resolve().parent
 MARK = "FAULT_DRILL"  # in the environment of every process of a sweep: the killer touches no other
@@ -391,12 +391,12 @@ def stop_with_checkpoints(grid: Grid) -> list[str]:
     asked: set[Path | None] = {None}
     while sweep.poll() is None:
         for run in processes(grid.place):
-            if run.folder not in asked and run_folder.last_whole_checkpoint(run.folder)[0]:
+            if run.folder not in asked and run_folder.last_complete_checkpoint(run.folder)[0]:
                 send(run.pid, signal.SIGTERM, grid.place)
                 asked.add(run.folder)
         time.sleep(TICK)
     output, _ = sweep.communicate()
-    if not all(run_folder.last_whole_checkpoint(folder)[0] for folder in grid.folders()):
+    if not all(run_folder.last_complete_checkpoint(folder)[0] for folder in grid.folders()):
         raise SystemExit(f"no checkpoint to be truncated: {output}")
     return [] if sweep.returncode == 75 else [f"exit status {sweep.returncode}: {output}"]
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from figures import COLOURS, TITLES, WIDTH, check_figure_file, write_figure
-from run_folder import UsageError, read_json
+from glue_peft.errors import UsageError
+from glue_peft.run_folder import read_json
+from glue_peft.tables.figure_style import COLOURS, WIDTH, check_figure_file, write_figure
+from glue_peft.tasks import title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +115,7 @@ def draw_tasks(axes: "Axes", results: dict[str, Any]) -> None:
     rows = [row for _, row in tasks]
     axes.barh(range(len(rows)), [row["ratio"] for row in rows], xerr=whiskers(rows), color=COLOURS[3], capsize=2)
     axes.barh(len(rows), results["grid"], color=COLOURS[0])
-    axes.set_yticks(range(len(rows) + 1), [TITLES[name] for name, _ in tasks] + ["grid's mix"])
+    axes.set_yticks(range(len(rows) + 1), [title(name) for name, _ in tasks] + ["grid's mix"])
     axes.invert_yaxis()
     for position, ratio in enumerate([*(row["ratio"] for row in rows), results["grid"]]):
         colour = "white" if position == len(rows) else "black"

@@ -6,7 +6,7 @@ import re
 import yaml
 from test_readme import README, REPOSITORY
 
-from published_scores import PUBLISHED_FILE
+from glue_peft.tables.published import PUBLISHED_FILE
 
 CITATION = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from comparison import Comparison, compare, holm, interval_half_width, permutation_test, verdict
+from glue_peft.tables.paired_tests import Comparison, compare, holm, interval_half_width, permutation_test, verdict
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8)
 
@@ -88,7 +88,7 @@ def test_without_spread_there_is_no_t_test():
 
 
 def test_only_common_seeds_are_paired():
-    """A seed that one side lacks is left out, and without a common one there is no comparison."""
+    """A seed that one side lacks is left out, and without a common one there is no paired_tests."""
     found = compare({1: 0.5, 2: 0.9, 4: 0.1}, {2: 0.8, 3: 0.0, 4: 0.2})
     assert found.n == 2
     assert found.difference == pytest.approx(0.0, abs=1e-12)

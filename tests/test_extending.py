@@ -18,7 +18,7 @@ from transformers import (
     DistilBertModel,
 )
 
-import glue_arguments
+from glue_peft import arguments
 
 LEARNS = {"max_train_samples": None, "max_eval_samples": None, "num_train_epochs": 3}
 
@@ -71,7 +71,7 @@ def test_adding_a_task_from_files(run, tmp_path):
 
 def test_adding_a_task_by_name(run, tiny, tmp_path, monkeypatch):
     """One line in task_to_keys, a configuration of metrics/glue (hans has one), and the data in GLUE's layout."""
-    monkeypatch.setitem(glue_arguments.task_to_keys, "hans", ("premise", "hypothesis"))
+    monkeypatch.setitem(arguments.task_to_keys, "hans", ("premise", "hypothesis"))
     monkeypatch.setitem(make_tiny.SHAPES, "hans", (("premise", "hypothesis"), ["entailment", "non-entailment"]))
     (tmp_path / "glue" / "hans").mkdir(parents=True)
     for seed, (split, rows) in enumerate({"train": 512, "validation": 128}.items()):

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-import fast_adapters
-from fast_adapters import use_fast_adapters
+from glue_peft import fast_adapters
+from glue_peft.fast_adapters import use_fast_adapters
 
 LAYERS = ["square", "up", "down", "slim"]
 # Ranks that divide no width, at least two bases in every RandLoRA layer, and never as many bases as the rank.

@@ -16,10 +16,10 @@ import torch
 from conftest import arguments, read
 from safetensors.torch import load_file
 
-import run_folder
 import run_glue
-from glue_trainer import GlueTrainer, RunFailedError, StoppedBySignal, explain_failure, less_memory
-from run_folder import UsageError
+from glue_peft import run_folder
+from glue_peft.errors import RunFailedError, StoppedBySignal, UsageError
+from glue_peft.trainer import GlueTrainer, explain_failure, less_memory
 
 REPOSITORY = Path(run_glue.__file__).parent
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -214,7 +214,7 @@ def test_exit_status_of_a_stopped_process_is_75(tiny, tmp_path):
     assert process.returncode == 75
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("run_glue.py: stopped by SIGTERM after step ")
-    assert run_folder.last_whole_checkpoint(tmp_path / "out")[0] is not None
+    assert run_folder.last_complete_checkpoint(tmp_path / "out")[0] is not None
 
 
 def test_two_processes_stop_together_when_one_is_asked_to(tiny, tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from make_results import write_rows, write_run
 
 import plot_results
-from published_scores import published_of
-from run_folder import TASK_METRICS
-from seed_scores import read_results
+from glue_peft.tables.published import published_of
+from glue_peft.tables.read import read_results
+from glue_peft.tasks import TASK_METRICS
 
 SCORES = {"mrpc": [0.86, 0.88, 0.90], "stsb": [0.88, 0.89, 0.87]}
 

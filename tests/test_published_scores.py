@@ -9,14 +9,14 @@ from make_results import write_rows
 from test_seed_scores import read
 
 import parse_results
-from published_scores import (
+from glue_peft.tables.published import (
     PUBLISHED_FILE,
     compare_with_published,
     published_of,
     read_published,
     same_method,
 )
-from seed_scores import METRICS, PAPER_TASKS
+from glue_peft.tasks import METRICS, PAPER_TASKS
 
 MODELS = ("roberta-base", "roberta-large")
 ROWS = [row for model in MODELS for row in read_published(model)]

@@ -17,10 +17,9 @@ import torch
 from conftest import read
 from safetensors.torch import save_file
 
-import glue_arguments
-import run_folder
 import run_glue
-from run_folder import UsageError
+from glue_peft import arguments, run_folder
+from glue_peft.errors import UsageError
 
 REPOSITORY = Path(run_folder.__file__).parent
 
@@ -43,7 +42,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         run_folder.write_json(path, {"score": object()})
     assert run_folder.read_json(path) == {"score": 0.5}
-    with pytest.raises(RuntimeError), run_folder.whole_file(path) as temporary:
+    with pytest.raises(RuntimeError), run_folder.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert run_folder.read_json(path) == {"score": 0.5}
@@ -62,11 +61,11 @@ def test_what_is_no_json_object_reads_as_none(tmp_path, content):
 def test_a_checkpoint_that_is_half_deleted_does_not_look_whole(tmp_path, monkeypatch):
     """A kill while it is deleted leaves none to resume from."""
     checkpoint = make_checkpoint(tmp_path, 1)
-    assert run_folder.is_whole(checkpoint)
+    assert run_folder.is_complete(checkpoint)
     monkeypatch.setattr(run_folder.shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run_folder.delete_checkpoints(tmp_path)
-    assert not run_folder.is_whole(checkpoint)
+    assert not run_folder.is_complete(checkpoint)
 
 
 def test_the_latest_checkpoint_is_by_number_not_by_name(tmp_path):
@@ -79,7 +78,7 @@ def test_the_latest_checkpoint_is_by_number_not_by_name(tmp_path):
         "checkpoint-10",
         "checkpoint-9",
     ]
-    assert run_folder.last_whole_checkpoint(tmp_path) == (tmp_path / "checkpoint-100", [])
+    assert run_folder.last_complete_checkpoint(tmp_path) == (tmp_path / "checkpoint-100", [])
 
 
 @pytest.mark.parametrize(
@@ -89,10 +88,10 @@ def test_the_latest_checkpoint_is_by_number_not_by_name(tmp_path):
 def test_a_truncated_checkpoint_is_passed_over(tmp_path, name, kept):
     """Whichever of its files it is, the one before is taken."""
     previous, last = make_checkpoint(tmp_path, 1), make_checkpoint(tmp_path, 2)
-    assert run_folder.is_whole(last)
+    assert run_folder.is_complete(last)
     content = (last / name).read_bytes()
     (last / name).write_bytes(content[: kept * (len(content) - 1)])
-    assert run_folder.last_whole_checkpoint(tmp_path) == (previous, [last])
+    assert run_folder.last_complete_checkpoint(tmp_path) == (previous, [last])
 
 
 def test_a_changed_byte_in_a_file_with_checksums_shows(tmp_path):
@@ -101,7 +100,7 @@ def test_a_changed_byte_in_a_file_with_checksums_shows(tmp_path):
     content = bytearray(optimizer.read_bytes())
     content[len(content) // 2] ^= 255
     optimizer.write_bytes(content)
-    assert not run_folder.is_whole(tmp_path / "checkpoint-1")
+    assert not run_folder.is_complete(tmp_path / "checkpoint-1")
 
 
 @pytest.mark.parametrize(
@@ -111,8 +110,8 @@ def test_a_checkpoint_without_a_file_is_not_whole(tmp_path, name):
     """Each of the files that resuming to the bit needs."""
     checkpoint = make_checkpoint(tmp_path, 1)
     (checkpoint / name).unlink()
-    assert not run_folder.is_whole(checkpoint)
-    assert run_folder.last_whole_checkpoint(tmp_path) == (None, [checkpoint])
+    assert not run_folder.is_complete(checkpoint)
+    assert run_folder.last_complete_checkpoint(tmp_path) == (None, [checkpoint])
 
 
 def test_a_checkpoint_of_several_processes_needs_the_random_state_of_each(tmp_path):
@@ -120,9 +119,9 @@ def test_a_checkpoint_of_several_processes_needs_the_random_state_of_each(tmp_pa
     checkpoint = make_checkpoint(tmp_path, 1)
     run_folder.write_json(checkpoint / run_folder.PROGRESS_FILE, {"processes": 2})
     (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
-    assert not run_folder.is_whole(checkpoint)
+    assert not run_folder.is_complete(checkpoint)
     shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
-    assert run_folder.is_whole(checkpoint)
+    assert run_folder.is_complete(checkpoint)
 
 
 def test_clear_deletes_a_run_and_nothing_else(tmp_path):
@@ -130,10 +129,10 @@ def test_clear_deletes_a_run_and_nothing_else(tmp_path):
     make_checkpoint(tmp_path, 3)
     for name in (*run_folder.RUN_FILES, "predict_results_mnli-mm.txt", ".run.json.1.tmp", "notes.md"):
         (tmp_path / name).write_text("{}")
-    assert set(run_folder.traces(tmp_path)) == {*run_folder.RUN_FILES, "checkpoint-3"}
+    assert set(run_folder.files_of_a_run(tmp_path)) == {*run_folder.RUN_FILES, "checkpoint-3"}
     run_folder.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
-    assert run_folder.traces(tmp_path) == []
+    assert run_folder.files_of_a_run(tmp_path) == []
 
 
 def test_environment_names_versions_and_commit(tmp_path):
@@ -287,10 +286,10 @@ def test_neutral_flags_exist():
     known = {
         item.name
         for kind in (
-            glue_arguments.ModelArguments,
-            glue_arguments.DataTrainingArguments,
-            glue_arguments.AdapterArguments,
-            glue_arguments.GlueTrainingArguments,
+            arguments.ModelArguments,
+            arguments.DataTrainingArguments,
+            arguments.AdapterArguments,
+            arguments.GlueTrainingArguments,
         )
         for item in dataclasses.fields(kind)
     }
@@ -384,7 +383,7 @@ def test_only_a_log_or_a_failure_protects_nothing(tmp_path):
     for name in ("run.log", "run.lock", "failure.txt"):
         (tmp_path / name).write_text("x")
     run_folder.write_json(tmp_path / "command.json", {"command": ["--rank", "8"]})
-    assert run_folder.traces(tmp_path) == []
+    assert run_folder.files_of_a_run(tmp_path) == []
     assert run_folder.state(tmp_path, FLAGS) == ("open", "")
     run_folder.clear(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.lock", "run.log"]

@@ -28,9 +28,9 @@ from transformers import (
     RobertaConfig,
 )
 
-import run_folder
 import run_glue
-from run_folder import UsageError
+from glue_peft import run_folder
+from glue_peft.errors import UsageError
 
 REPOSITORY = Path(run_glue.__file__).parent
 ADAPTERS = {

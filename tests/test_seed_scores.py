@@ -8,20 +8,20 @@ import shutil
 import pytest
 from make_results import metrics_of, write_rows, write_run
 
-import seed_scores
-from seed_scores import ResultsError, health_lines, read_results, settings_of
+from glue_peft.tables import read
+from glue_peft.tables.read import UsageError, health_lines, read_results, settings_of
 
 
-def read(*argv: object) -> seed_scores.Results:
+def read(*argv: object) -> read.Results:
     """Read with the options of the command line."""
     parser = argparse.ArgumentParser()
-    seed_scores.add_arguments(parser)
+    read.add_arguments(parser)
     return read_results(parser.parse_args([str(argument) for argument in argv]))
 
 
 def error(*argv: object) -> str:
     """Return the message of the error that reading ends in."""
-    with pytest.raises(ResultsError) as caught:
+    with pytest.raises(UsageError) as caught:
         read(*argv)
     return str(caught.value)
 
@@ -225,7 +225,7 @@ def test_rows_need_the_same_tasks(tmp_path):
 def test_names_of_rows(tmp_path):
     """Equal folder names become paths; control characters can't break a line."""
     paths = [str(tmp_path / "x" / "lora4"), str(tmp_path / "y" / "lora4"), str(tmp_path / "vera\n1")]
-    assert seed_scores.row_names(paths) == [*paths[:2], r"vera\n1"]
+    assert read.row_names(paths) == [*paths[:2], r"vera\n1"]
 
 
 def test_drop_collapsed(tmp_path):
@@ -249,7 +249,7 @@ def test_costs_by_hand(tmp_path):
                 metrics={"train_runtime": seconds * factor}, peak_memory={"kind": "process", "bytes": peak},
             )  # fmt: skip
     results = read(tmp_path, 2)
-    assert seed_scores.seed_costs(results.rows[0], results.tasks) == {
+    assert read.seed_costs(results.rows[0], results.tasks) == {
         "adapter_parameters": 100,
         "parameters_with_head": 110,
         "stored_bytes": 4000,
@@ -270,9 +270,9 @@ def test_costs_of_the_wrong_type_are_unknown(tmp_path, wrong):
     write_run(tmp_path, 1, "rte", 0.5, **changes)
     write_run(tmp_path, 2, "rte", 0.5)
     (row,) = read(tmp_path, 1).rows
-    assert set(seed_scores.seed_costs(row, ["rte"]).values()) == {None}
+    assert set(read.seed_costs(row, ["rte"]).values()) == {None}
     (row,) = read(tmp_path, 2).rows
-    assert seed_scores.seed_costs(row, ["rte"])["stored_bytes"] == 5_000_000
+    assert read.seed_costs(row, ["rte"])["stored_bytes"] == 5_000_000
 
 
 def test_kinds_of_memory(tmp_path):
@@ -280,7 +280,7 @@ def test_kinds_of_memory(tmp_path):
     for seed, kind in enumerate(["process", "process", [], None, 7, "a\nb"], start=1):
         write_run(tmp_path, seed, "rte", 0.5, peak_memory={"kind": kind})
     results = read(tmp_path, 6)
-    assert seed_scores.memory_kinds(results.rows, ["rte"]) == [r"a\nb", "process"]
+    assert read.memory_kinds(results.rows, ["rte"]) == [r"a\nb", "process"]
 
 
 # Health: every run that a reader has to know about is listed with its folder, and no other.

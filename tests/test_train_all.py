@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import read
 
-import run_folder
 import run_glue
+from glue_peft import run_folder
 
 REPOSITORY = Path(run_glue.__file__).parent
 OWN = (
@@ -318,7 +318,7 @@ if not script.endswith("run_glue.py"):
     if script.endswith("parse_results.py"):
         sys.exit(print(json.dumps(flags)))
     os.execv(sys.executable, [sys.executable, script, *flags])
-import run_folder
+from glue_peft import run_folder
 folder = pathlib.Path(flags[flags.index("--output_dir") + 1])
 world = pathlib.Path(__file__).parent
 asked = []

@@ -19,8 +19,8 @@ from transformers import (
     TrainingArguments,
 )
 
-import unpadded_encoder
-from unpadded_encoder import ATTENTION_NAME, SUPPORTED_ADAPTERS, SUPPORTED_CLASSES, use_unpadded_encoder
+from glue_peft import unpadded_encoder
+from glue_peft.unpadded_encoder import ATTENTION_NAME, SUPPORTED_ADAPTERS, SUPPORTED_CLASSES, use_unpadded_encoder
 
 PAD = 1
 WIDTH = 14

@@ -5,7 +5,6 @@ Imported by run_glue.py.
 
 import contextlib
 import errno
-import hashlib
 import math
 import signal
 import time
@@ -19,46 +18,32 @@ from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-import run_folder
-from glue_arguments import GlueTrainingArguments
-from run_folder import UsageError, first_line
-
-
-class RunFailedError(RuntimeError):
-    """A run that can't be finished: one line that says what to do, exit status 1, no results."""
-
-
-class DivergedError(RunFailedError):
-    """A loss or an output that is NaN or infinite."""
-
-    def __init__(self, what: str) -> None:
-        """Say what is not a number, and what helps."""
-        super().__init__(f"diverged: {what}; try a lower --learning_rate")
-
-
-class StoppedBySignal(KeyboardInterrupt):
-    """The run was asked to stop, and can be resumed: exit status 75 (EX_TEMPFAIL of sysexits.h).
-
-    A KeyboardInterrupt, so that libraries clean up after themselves and don't take it for an error of theirs.
-    """
+from glue_peft import run_folder
+from glue_peft.adapters import hash_tensors, head_parameters, random_bases
+from glue_peft.arguments import GlueTrainingArguments
+from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.run_folder import Failure
 
 
 @contextlib.contextmanager
 def failure_noted(args: GlueTrainingArguments) -> Iterator[None]:
-    """Turn a full disk and a lack of memory into one line, and leave any failure's line in failure.txt."""
+    """Turn a full disk and a lack of memory into one line, and leave any failure, or a stop, in failure.json."""
     try:
         yield
     except UsageError:
         raise
+    except KeyboardInterrupt as stop:
+        if args.should_save:
+            run_folder.write_failure(Path(args.output_dir), Failure("stopped", first_line(stop)))
+        raise
     except Exception as error:
         failed = error if isinstance(error, RunFailedError) else explain_failure(error, args)
         if args.should_save or isinstance(failed, RunFailedError):  # one process's loss alone may diverge
-            line = str(failed) if failed else f"{type(error).__name__}: {first_line(error)}"
-            path = Path(args.output_dir, run_folder.FAILURE_FILE)
-            # Of several processes one may have said already why it left the others alone.
-            if args.world_size == 1 or failed is not None or not path.exists():
-                with contextlib.suppress(OSError):
-                    path.write_text(line + "\n", encoding="utf-8")
+            # Where one of several processes has ended and said why, what the others meet is only its absence.
+            folder = Path(args.output_dir)
+            if args.world_size == 1 or failed is not None or run_folder.read_failure(folder) is None:
+                plain = Failure("error", f"{type(error).__name__}: {first_line(error)}")
+                run_folder.write_failure(folder, Failure(failed.kind, failed.message) if failed else plain)
         if failed is None or failed is error:
             raise
         raise failed from error
@@ -78,10 +63,10 @@ def explain_failure(error: Exception, args: GlueTrainingArguments) -> RunFailedE
         sign in text for sign in full
     ):
         return RunFailedError(
-            f"disk full: {first_line(error)}; make room in {args.output_dir} and start it again with --resume"
+            "disk full", f"{first_line(error)}; make room in {args.output_dir} and start it again with --resume"
         )
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
-        return RunFailedError(f"out of memory: {less_memory(args)}")
+        return RunFailedError("out of memory", less_memory(args))
     return None
 
 
@@ -98,7 +83,7 @@ def less_memory(args: GlueTrainingArguments) -> str:
     )
 
 
-def machine_of(args: GlueTrainingArguments) -> dict[str, Any]:
+def processes_and_precision(args: GlueTrainingArguments) -> dict[str, Any]:
     """What the machine and the launcher decide about the numbers: the global batch and the precision."""
     precision = {"no": "float32"}.get(args.mixed_precision, args.mixed_precision)
     return {"processes": args.world_size, "precision": precision}
@@ -273,7 +258,7 @@ class GlueTrainer(Trainer):
             "unlogged_loss": self.mean_over_processes(self._tr_loss.item()),
             "unlogged_steps": self.state.global_step - self._globalstep_last_logged,
             "seconds": self.seconds_before + time.time() - self.began,
-            **machine_of(self.args),
+            **processes_and_precision(self.args),
         }
         if self.args.should_save:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -301,34 +286,3 @@ class GlueTrainer(Trainer):
             run_folder.write_json(
                 folder / run_folder.BASES_FILE, {"sha256": hash_tensors(bases), "projection_prng_key": key}
             )
-
-
-def head_modules(model: nn.Module) -> list[str]:
-    """Names of the parts outside the encoder that have parameters: the head, trained in full and never adapted."""
-    parts = model.named_children()
-    return [name for name, part in parts if name != model.base_model_prefix and any(True for _ in part.parameters())]
-
-
-def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trained parameters of the head."""
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
-    modules = [plain.get_submodule(name) for name in head_modules(plain)]
-    return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-
-def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values, so that it doesn't depend on the stored precision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def random_bases(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The frozen random bases that VeRA and RandLoRA share between layers, by name; empty for other models."""
-    bases = {}
-    for name in ("vera_A", "vera_B", "randlora_A", "randlora_B"):
-        for adapter, tensor in getattr(getattr(model, "base_model", None), name, {}).items():
-            bases[f"{name}.{adapter}"] = tensor
-    return bases

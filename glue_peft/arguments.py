@@ -17,22 +17,14 @@ from peft import PeftConfig
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-import run_folder
-from run_folder import UsageError, first_line
+from glue_peft.errors import OneLineParser, UsageError, first_line
+from glue_peft.flags import given_flags
+from glue_peft.run_folder import CHECKPOINT, read_json
+from glue_peft.tasks import TASKS
 
 MAX_SEED = 2**32 - 1  # numpy's limit
 
-task_to_keys = {
-    "cola": ("sentence", None),
-    "mnli": ("premise", "hypothesis"),
-    "mrpc": ("sentence1", "sentence2"),
-    "qnli": ("question", "sentence"),
-    "qqp": ("question1", "question2"),
-    "rte": ("sentence1", "sentence2"),
-    "sst2": ("sentence", None),
-    "stsb": ("sentence1", "sentence2"),
-    "wnli": ("sentence1", "sentence2"),
-}
+task_to_keys = {name: task.sentence_keys for name, task in sorted(TASKS.items())}  # Hugging Face's name
 # Fields of TrainingArguments that would make a run's record untrue, and why.
 UNUSABLE_FLAGS = {
     "enable_jit_checkpoint": "a run that SIGTERM cuts short would count as finished; without this it saves and stops",
@@ -256,12 +248,8 @@ class GlueTrainingArguments(TrainingArguments):
             self._n_gpu = 1
 
 
-class GlueArgumentParser(HfArgumentParser):
+class GlueArgumentParser(OneLineParser, HfArgumentParser):
     """HfArgumentParser whose errors are one line, without three screens of usage."""
-
-    def error(self, message: str) -> None:
-        """Raise UsageError instead of printing the usage of every flag."""
-        raise UsageError(message)
 
 
 class ManualFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -294,7 +282,7 @@ def parse_arguments(
     if unknown:
         raise UsageError(f"unknown argument {unknown[0]!r}; `python run_glue.py --help` lists the flags")
     model_args, data_args, adapter_args, training_args = parsed
-    given = set(run_folder.given_flags(argv))
+    given = set(given_flags(argv))
     check_training_arguments(training_args, given)
     check_data_arguments(data_args, training_args)
     check_adapter_arguments(adapter_args, model_args, training_args, given)
@@ -304,7 +292,7 @@ def parse_arguments(
 
 def read_arguments_file(path: Path) -> list[str]:
     """Return the flags that a JSON file of arguments stands for, so that both are parsed and checked alike."""
-    content = run_folder.read_json(path)
+    content = read_json(path)
     if content is None:
         raise UsageError(f"{path}: not a readable file with one JSON object of arguments")
     argv = []
@@ -452,7 +440,7 @@ def check_folders(
             if source is None or not Path(source).exists():
                 continue
             folder = Path(source).resolve()
-            is_checkpoint = folder.parent == output and run_folder.CHECKPOINT.fullmatch(folder.name)
+            is_checkpoint = folder.parent == output and CHECKPOINT.fullmatch(folder.name)
             if folder == output or is_checkpoint:
                 raise UsageError(
                     f"--output_dir {training_args.output_dir}: holds --{name} {source}; give another folder"

@@ -1,11 +1,10 @@
-"""GLUE's metrics as a local `evaluate` metric, for machines that can't reach the hub.
+"""GLUE's metrics as an `evaluate.Metric`, used directly: nothing is downloaded, and no script is copied to a cache.
 
-    metric = evaluate.load("/absolute/path/to/metrics/glue", "mrpc", keep_in_memory=True)
+    metric = Glue("mrpc", keep_in_memory=True)
     metric.compute(predictions=[1, 1, 1, 0], references=[1, 1, 0, 0])
     # {'accuracy': 0.75, 'f1': 0.8, 'combined_score': 0.775}
 
-(A relative path that isn't found from the working directory would be looked for on the hub. keep_in_memory spares
-`evaluate` its cache file, which parallel runs would share.)
+(keep_in_memory spares `evaluate` its cache file, which parallel runs would share.)
 
 The keys are those of the hub's metric, with `combined_score`, the mean of the two, where a task has two:
 
@@ -94,7 +93,7 @@ class Glue(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         """Describe the metric to `evaluate`; an unknown configuration is an error."""
         if self.config_name not in TASKS:
-            raise ValueError(f"metrics/glue has no configuration {self.config_name!r}, only {', '.join(TASKS)}")
+            raise ValueError(f"GLUE's metric has no configuration {self.config_name!r}, only {', '.join(TASKS)}")
         # float64 for classes too: evaluate writes 2.5 into an int64 column as 2. No format="numpy": datasets would
         # return float64 columns as float32.
         value = datasets.Value("float64")

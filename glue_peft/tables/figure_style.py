@@ -6,7 +6,8 @@ Imported by the plot scripts. Needs no torch, and matplotlib only when a figure 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from run_folder import UsageError, whole_file
+from glue_peft.errors import UsageError
+from glue_peft.run_folder import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,17 +18,6 @@ COLOURS = ("#0072B2", "#E69F00", "#000000", "#56B4E9", "#D55E00", "#009E73", "#C
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 LINES = ("-", "--", "-.", ":")
 SUFFIXES = (".png", ".pdf", ".svg")
-TITLES = {  # a task of one's own goes by its name
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "cola": "CoLA",
-    "qnli": "QNLI",
-    "rte": "RTE",
-    "stsb": "STS-B",
-    "mnli": "MNLI, mean of m and mm",
-    "qqp": "QQP",
-    "wnli": "WNLI",
-}
 WIDTH = 9.0  # inches; at README's 900 pixels a point of text is then 1.4 pixels
 
 
@@ -48,7 +38,7 @@ def write_figure(figure: "Figure", out: Path) -> None:
 
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     try:
-        with matplotlib.rc_context({"svg.hashsalt": "figure"}), whole_file(out) as temporary:
+        with matplotlib.rc_context({"svg.hashsalt": "figure"}), atomic_write(out) as temporary:
             figure.savefig(temporary, format=out.suffix[1:], dpi=160, metadata=dates.get(out.suffix))
     except OSError as error:
         raise UsageError(f"OUT {str(out)!r} can't be written: {error.strerror}") from error

@@ -17,17 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from run_folder import FAILURE_FILE, RECORD_FILE, TASK_METRICS, counted, failure, result_keys
+from glue_peft.errors import UsageError
+from glue_peft.flags import FlagKind, kind_of
+from glue_peft.run_folder import FAILURE_FILE, RECORD_FILE, plural, read_failure
+from glue_peft.tasks import METRICS, PAPER_TASKS, TASKS, main_metric, result_keys
 
-PAPER_TASKS = list(TASK_METRICS)[:6]
-METRICS = {
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "matthews_correlation": "Matthews' correlation",
-    "pearson": "Pearson",
-    "spearmanr": "Spearman",
-    "combined_score": "combined score",
-}
 STSB_METRICS = ("pearson", "spearmanr", "combined_score")
 NEVER_NEGATIVE = ("accuracy", "f1")
 EPOCHS = {
@@ -40,16 +34,10 @@ MOST_SEEDS = 9999
 MOST_BYTES = 2**26  # far above any record, and read in a second
 MISSING = "missing"
 JOB_LOG = "joblog.tsv"  # of train_all.sh with JOBS, beside the adapters' folders
-# What may differ between two runs of a row without a word: it names the run, or where and how it is saved and logged.
-# Model and data are compared by their hashes.
-OWN_ARGUMENTS = {
-    "seed", "data_seed", "projection_prng_key", "task_name", "output_dir", "init_adapter_from", "resume",
-    "resume_from_checkpoint", "overwrite_output_dir", "model_name_or_path", "model_revision", "dataset_path",
-    "cache_dir", "overwrite_cache", "adapter_config", "do_predict", "max_predict_samples", "run_name", "project",
-    "disable_tqdm", "report_to", "local_rank", "push_to_hub", "base_model_name_or_path", "peft_version",
-    "inference_mode", "auto_mapping", "revision",
-}  # fmt: skip
-OWN_PREFIXES = ("save_", "log_", "logging_", "hub_", "dataloader_", "ddp_", "trackio_")
+# Settings of a saved adapter's config that say where it came from, not what it computes.
+ADAPTER_ORIGIN = ("base_model_name_or_path", "peft_version", "inference_mode", "auto_mapping", "revision")
+# What may differ between two runs of a row without a word. Models, data and adapter files are compared by content.
+UNCOMPARED_KINDS = (FlagKind.NEUTRAL, FlagKind.OUTPUT, FlagKind.NAMES_RUN, FlagKind.HASHED_PATH)
 # How a comparison names the method; the flags say the same, or nothing (--rank of full fine-tuning).
 METHOD_SETTINGS = {
     "adapter_config.peft_type": "method",
@@ -61,17 +49,13 @@ DATA_LIMITS = ("selection_fraction", "max_train_samples", "max_eval_samples")
 SAME_IN_ALL_TASKS = ("base model", "adapter_name", "rank", "target_modules", "adapter_config.peft_type")
 
 
-class ResultsError(ValueError):
-    """What the user has to mend: an option, a folder or files, all of them named in the message."""
-
-
 class UnusableFileError(Exception):
-    """A file of a run that can't give its score, and why."""
+    """A file of a run that can't give its score, and why; `kind` is that of a run's own failure, if it noted one."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        """Keep both apart, as they are printed apart."""
+    def __init__(self, path: Path, reason: str, kind: str | None = None) -> None:
+        """Keep them apart, as they are printed apart."""
         super().__init__(path, reason)
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.kind = path, reason, kind
 
 
 @dataclass
@@ -151,7 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         help=f"tasks with commas between them, or `all` (default: {','.join(PAPER_TASKS)}; "
-        f"there are also {', '.join(task for task in TASK_METRICS if task not in PAPER_TASKS)})",
+        f"there are also {', '.join(task for task in TASKS if task not in PAPER_TASKS)})",
     )
     parser.add_argument(
         "--metric",
@@ -171,7 +155,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_results(args: argparse.Namespace) -> Results:
-    """Read all that the options ask for; raises ResultsError, which names every file at fault."""
+    """Read all that the options ask for; raises UsageError, which names every file at fault."""
     seeds, roots = wanted_seeds(args.n_seeds), distinct_roots(args.roots)
     wanted = wanted_tasks(args.tasks)
     metrics = wanted_metrics(args.metric, args.stsb_metric, wanted)
@@ -179,7 +163,7 @@ def read_results(args: argparse.Namespace) -> Results:
     tasks = [task for task in wanted if any(is_there(row, task) for row in rows)]
     unusable = unusable_lines(rows, tasks, and_missing=not args.allow_missing)
     if unusable and not args.allow_missing:
-        raise ResultsError("\n".join(["missing or unreadable (--allow_missing does without them):", *unusable]))
+        raise UsageError("\n".join(["missing or unreadable (--allow_missing does without them):", *unusable]))
     if args.drop_collapsed:
         drop_collapsed(rows)
     tasks = [task for task in tasks if any(row.used(task) for row in rows)]
@@ -189,7 +173,7 @@ def read_results(args: argparse.Namespace) -> Results:
                 f"ROOT {root!r} has no usable result of {seeds_text(seeds)}; expected are files "
                 f"<seed>/<task>/eval_results.json with <task> one of {', '.join(wanted)}"
             )
-            raise ResultsError("\n".join([message, *unusable_lines([row], wanted, and_missing=False)]))
+            raise UsageError("\n".join([message, *unusable_lines([row], wanted, and_missing=False)]))
     empty = [task for task in wanted if task not in tasks]
     return Results(rows, tasks, empty, metrics, args.epoch, seeds, unusable, args.drop_collapsed)
 
@@ -198,13 +182,13 @@ def distinct_roots(roots: list[str]) -> list[str]:
     """Return the folders without repeats, so that `x/lora4 x/*` compares all with lora4, and without a sweep's log."""
     kept = [root for root in roots if os.path.basename(root) != JOB_LOG or os.path.isdir(root)]
     if not kept:
-        raise ResultsError(f"ROOT: no folder of results, only {roots[0]}")
+        raise UsageError(f"ROOT: no folder of results, only {roots[0]}")
     first = {os.path.abspath(root): root for root in reversed(kept)}
     return [root for root in dict.fromkeys(kept) if root in first.values()]
 
 
 def wanted_seeds(text: str) -> list[int]:
-    """Return the seeds of NSEEDS: `5` is 1 to 5, `3-5` a range, `1,3` a list; else raise ResultsError."""
+    """Return the seeds of NSEEDS: `5` is 1 to 5, `3-5` a range, `1,3` a list; else raise UsageError."""
     seeds: list[int] = []
     for part_of_list in [f"1-{text}"] if text.isalnum() else text.split(","):
         match = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part_of_list)
@@ -214,7 +198,7 @@ def wanted_seeds(text: str) -> list[int]:
             break
         seeds += range(first, last + 1)
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ResultsError(
+        raise UsageError(
             f"NSEEDS must be a number of seeds from 1 to {MOST_SEEDS}, a range such as 3-5 or a list such as 1,3 with "
             f"no seed twice, not {text[:40]!r}"
         )
@@ -232,16 +216,16 @@ def wanted_tasks(text: str | None) -> list[str]:
     """Return the tasks that --tasks names, in its order."""
     if text is None:
         return PAPER_TASKS
-    tasks = list(TASK_METRICS) if text == "all" else text.replace(",", " ").split()
-    unknown = [task for task in tasks if task not in TASK_METRICS]
+    tasks = list(TASKS) if text == "all" else text.replace(",", " ").split()
+    unknown = [task for task in tasks if task not in TASKS]
     if unknown or not tasks or len(set(tasks)) < len(tasks):
-        raise ResultsError(f"--tasks {text}: allowed are `all` or some of {', '.join(TASK_METRICS)}, each once")
+        raise UsageError(f"--tasks {text}: allowed are `all` or some of {', '.join(TASKS)}, each once")
     return tasks
 
 
 def wanted_metrics(changes: list[str], stsb_metric: str | None, tasks: list[str]) -> dict[str, str]:
     """Return the metric of each task, with the changes of --metric and --stsb_metric, which must be of `tasks`."""
-    metrics = dict(TASK_METRICS)
+    metrics = {task: main_metric(task) for task in TASKS}
     if stsb_metric is not None:
         changes = [*changes, f"stsb={stsb_metric}"]
     changed: dict[str, str] = {}
@@ -249,14 +233,14 @@ def wanted_metrics(changes: list[str], stsb_metric: str | None, tasks: list[str]
         task, _, key = change.partition("=")
         key = key.removeprefix("eval_")
         if task not in metrics or key not in METRICS:
-            raise ResultsError(
+            raise UsageError(
                 f"--metric {change}: must be TASK=KEY with TASK one of {', '.join(metrics)} and KEY one of "
                 f"{', '.join(METRICS)}"
             )
         if task not in tasks:
-            raise ResultsError(f"--metric {change}: {task} is not one of the table's tasks, {', '.join(tasks)}")
+            raise UsageError(f"--metric {change}: {task} is not one of the table's tasks, {', '.join(tasks)}")
         if changed.setdefault(task, key) != key:
-            raise ResultsError(f"--metric {change}: {task}={changed[task]} is asked for as well")
+            raise UsageError(f"--metric {change}: {task}={changed[task]} is asked for as well")
     return metrics | changed
 
 
@@ -275,10 +259,10 @@ def printable(text: str) -> str:
 
 
 def read_rows(roots: list[str], seeds: list[int], tasks: list[str], metrics: dict[str, str], epoch: str) -> list[Row]:
-    """Read every task and seed of every ROOT; raises ResultsError where one is no folder."""
+    """Read every task and seed of every ROOT; raises UsageError where one is no folder."""
     for root in roots:
         if not os.path.isdir(root):
-            raise ResultsError(
+            raise UsageError(
                 f"ROOT must be an existing folder that holds <seed>/<task>/eval_results.json, not {root!r}"
             )
     rows = []
@@ -297,11 +281,10 @@ def read_run(folder: Path, task: str, metric: str, epoch: str) -> Run:
     run = Run(folder)
     try:
         run.record = read_record(folder, task)
-        if run.record is None and (reason := failure(folder)) is not None:
-            reason = printable(reason)
-            raise UnusableFileError(
-                folder / FAILURE_FILE, reason if reason.startswith("diverged") else f"failed: {reason}"
-            )
+        failure = read_failure(folder) if run.record is None else None
+        if failure is not None and failure.kind != "stopped":
+            reason = failure.message if failure.kind == "diverged" else str(failure)
+            raise UnusableFileError(folder / FAILURE_FILE, printable(reason), failure.kind)
         run.metrics, run.source = read_metrics(folder, run.record, epoch)
         run.parts = tuple(take_score(run.source, run.metrics, key, metric) for key in result_keys(task, metric))
         run.score = statistics.fmean(run.parts)
@@ -563,7 +546,7 @@ def coverage_lines(results: Results) -> list[str]:
         lines.append(f"left out of table and average, as no seed has a usable result: {empty}")
     others = [
         task
-        for task in TASK_METRICS
+        for task in TASKS
         if task not in results.tasks + results.empty_tasks
         and any((row.root / str(seed) / task).is_dir() for row in results.rows for seed in results.seeds)
     ]
@@ -589,7 +572,7 @@ def health_lines(results: Results) -> list[str]:
                 lines.append(f"{kind}, {counts}: {printable(str(run.folder))} ({reason})")
     for row in results.rows:
         lines += [f"differs from its row: {line}" for line in different_lines(row, results.tasks)]
-    return (lines or [f"nothing found in {counted(len(runs), 'run')}"]) + unchecked_lines(runs)
+    return (lines or [f"nothing found in {plural(len(runs), 'run')}"]) + unchecked_lines(runs)
 
 
 def faulty_line(run: Run) -> str:
@@ -597,9 +580,8 @@ def faulty_line(run: Run) -> str:
     folder, reason = printable(str(run.folder)), run.fault.reason
     if reason == MISSING:
         return f"missing: {folder}"
-    if reason.startswith(("diverged", "failed: ")):
-        kind, _, reason = reason.partition(": ")
-        return f"{kind}: {folder} ({reason})"
+    if run.fault.kind is not None:
+        return f"{'diverged' if run.fault.kind == 'diverged' else 'failed'}: {folder} ({reason})"
     return f"{'unusable' if divergence(run) is None else 'diverged'}: {folder} ({reason})"
 
 
@@ -610,8 +592,8 @@ def unchecked_lines(runs: list[Run]) -> list[str]:
     no_share = sum(
         number(run.metrics.get("eval_accuracy")) is not None and majority_share(run) is None for run in scored
     )
-    arguments = [f"the arguments of {counted(no_record, 'run')} (no {RECORD_FILE})"] if no_record else []
-    shares = [f"whether {counted(no_share, 'run')} collapsed (no eval_majority_share)"] if no_share else []
+    arguments = [f"the arguments of {plural(no_record, 'run')} (no {RECORD_FILE})"] if no_record else []
+    shares = [f"whether {plural(no_share, 'run')} collapsed (no eval_majority_share)"] if no_share else []
     return [f"not checked: {' and '.join(arguments + shares)}"] if arguments or shares else []
 
 
@@ -672,8 +654,8 @@ def settings_of(record: dict[str, Any]) -> dict[str, str]:
 
 
 def is_compared(name: str) -> bool:
-    """Whether an argument can move a score."""
-    return name not in OWN_ARGUMENTS and not name.startswith(OWN_PREFIXES)
+    """Say whether an argument, or a setting of an adapter's config, can move a score."""
+    return name not in ADAPTER_ORIGIN and kind_of(name) not in UNCOMPARED_KINDS
 
 
 def collect_outliers(

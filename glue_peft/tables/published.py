@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seed_scores import METRICS, PAPER_TASKS, Results, Row, adapter_starts, data_limits, part, printable, row_facts
+from glue_peft.tables.read import Results, Row, adapter_starts, data_limits, part, printable, row_facts
+from glue_peft.tasks import METRICS, PAPER_TASKS
 
 PUBLISHED_FILE = Path(__file__).resolve().parent / "recipes" / "published_glue.csv"
 

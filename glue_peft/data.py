@@ -17,8 +17,9 @@ import transformers
 from datasets import DatasetDict, load_dataset
 from sklearn.model_selection import train_test_split
 
-from glue_arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
-from run_folder import TASK_METRICS, UsageError, first_line
+from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
+from glue_peft.errors import UsageError, first_line
+from glue_peft.tasks import main_metric
 
 logger = logging.getLogger("run_glue")
 
@@ -41,7 +42,7 @@ class Task:
     @property
     def main_metric(self) -> str:
         """The metric that stands for the task, and picks an epoch."""
-        return TASK_METRICS.get(self.metric, "mse" if self.is_regression else "accuracy")
+        return main_metric(self.metric, self.is_regression)
 
     @property
     def greater_is_better(self) -> bool:

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from seed_scores import Results, Row
+from glue_peft.tables.read import Results, Row
 
 SIGNIFICANCE = 0.05
 MOST_PERMUTED = 20  # 2^20 sums take about a second

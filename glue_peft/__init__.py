@@ -1,0 +1,24 @@
+"""The map of the code: one line a module, in the order in which a run and then its results go through them.
+
+errors             UsageError and its kin, and how a script ends: one line and an exit status
+tasks              GLUE's tasks: columns, metrics, names, labels; the only list of them
+flags              what another value of a flag means: nothing, another run, other scores (no torch, unlike arguments)
+arguments          the flags of run_glue.py, and what is refused at once
+run_folder         a run's folder: names, lock, atomic writes, checkpoints, failures
+run_state          is the run in a folder finished, open, broken, or another one?
+sweep              train_all.sh: recipe -> grid -> runs, in turn or several at once, or one line of a Slurm array
+data               files or hub -> splits -> task -> tokens
+adapters           head, bases, hashes and counts; PEFT config files; starting from a saved adapter; merging
+fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same results in less time
+unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
+metric             GLUE's metrics
+trainer            Trainer that stops on a signal, resumes to the bit and fails in one line
+record             run.json: everything that made a run's numbers
+tables.read        result folders -> runs and rows
+tables.health      what is wrong or odd about runs
+tables.paired_tests  comparisons of rows
+tables.published   the papers' rows (published_glue.csv beside it)
+tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
+tables.status      how far a sweep is
+tables.figure_style  colours, marks and files of the figures
+"""

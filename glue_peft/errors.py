@@ -1,0 +1,76 @@
+"""One family of errors, and the one way from an error to a script's last line and exit status."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UsageError(ValueError):
+    """A user's mistake: one line that names the flag or file and the allowed values; exit status 2."""
+
+
+class RunFailedError(RuntimeError):
+    """A run that can't be finished: one line that says what to do, exit status 1, no results.
+
+    `kind` is one of run_folder.FAILURE_KINDS: what a sweep, the status and the tables decide by.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        """Keep both apart; the error's text is `kind: message`."""
+        super().__init__(f"{kind}: {message}")
+        self.kind, self.message = kind, message
+
+
+class DivergedError(RunFailedError):
+    """A loss or an output that is NaN or infinite."""
+
+    def __init__(self, what: str) -> None:
+        """Say what is not a number, and what helps."""
+        super().__init__("diverged", f"{what}; try a lower --learning_rate")
+
+
+class StoppedBySignal(KeyboardInterrupt):
+    """The run was asked to stop, and can be resumed: exit status 75 (EX_TEMPFAIL of sysexits.h).
+
+    A KeyboardInterrupt, so that libraries clean up after themselves and don't take it for an error of theirs.
+    """
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """ArgumentParser whose errors are one line, without the usage of every flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(message)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def run_script(main: Callable[[], int], script: str) -> int:
+    """Call a script's main and return the exit status; what a user can mend ends with one line, no traceback."""
+    try:
+        status = main()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # a reader like `head` has left before the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
+        return 0
+    except UsageError as error:
+        status, line = 2, f"error: {error}"
+    except RunFailedError as error:
+        status, line = 1, f"error: {error}"
+    except StoppedBySignal as error:
+        status, line = 75, str(error)
+    except KeyboardInterrupt:
+        status, line = 130, "interrupted: start it again with --resume"
+    except Exception as error:
+        traceback.print_exc()
+        status, line = 1, f"error: {type(error).__name__}"
+    print(f"{script}: {line}", file=sys.stderr)
+    return status
