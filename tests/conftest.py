@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import make_tiny
 import pytest
 import torch
+from helpers import arguments, read
 
 torch.set_num_threads(1)
 
@@ -60,38 +61,3 @@ def run(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return call
-
-
-def arguments(tiny: Path, folder: Path, **flags: object) -> list[str]:
-    """Flags of a short run: None leaves a flag out, True gives it alone, a list several values."""
-    settings: dict[str, object] = {
-        "model_name_or_path": tiny / "roberta",
-        "dataset_path": tiny / "glue",
-        "task_name": "mrpc",
-        "do_train": True,
-        "do_eval": True,
-        "adapter_name": "lora",
-        "rank": 4,
-        "max_train_samples": 64,
-        "max_eval_samples": 32,
-        "per_device_train_batch_size": 16,
-        "num_train_epochs": 1,
-        "learning_rate": 5e-3,
-        "seed": 1,
-        "output_dir": folder,
-        "disable_tqdm": "True",
-    }
-    settings.update(flags)
-    argv = []
-    for name, value in settings.items():
-        if value is None:
-            continue
-        argv.append(f"--{name}")
-        if value is not True:
-            argv.extend(map(str, value if isinstance(value, list) else [value]))
-    return argv
-
-
-def read(path: Path) -> dict:
-    """The JSON object in a file."""
-    return json.loads(path.read_text(encoding="utf-8"))
