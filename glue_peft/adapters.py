@@ -1,10 +1,9 @@
-"""Adapters beside their choice: the head, the random bases, hashes and counts; files to read; merging."""
+"""What an adapter takes beside its choice, which is run_glue.py's: head, bases, hashes, counts, files and merging."""
 
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from glue_peft import run_folder
 from glue_peft.arguments import AdapterArguments, ModelArguments
 from glue_peft.errors import UsageError, first_line
+from glue_peft.record import ParameterCounts
 
 # PEFT methods that want a call after every step, which no run here makes.
 STEPPED_METHODS = ("ADALORA", "ADAMSS")
@@ -27,20 +27,20 @@ logger = logging.getLogger("run_glue")
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """Names of the parts outside the encoder that have parameters: the head, trained in full and never adapted."""
+    """Name the parts outside the encoder that have parameters: the head, trained in full and never adapted."""
     parts = model.named_children()
     return [name for name, part in parts if name != model.base_model_prefix and any(True for _ in part.parameters())]
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The trained parameters of the head."""
+    """Return the trained parameters of the head."""
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     modules = [plain.get_submodule(name) for name in head_modules(plain)]
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
 def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values, so that it doesn't depend on the stored precision."""
+    """Hash names, shapes and float32 values by SHA-256, so that the stored precision doesn't matter."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -49,7 +49,7 @@ def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def random_bases(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The frozen random bases that VeRA and RandLoRA share between layers, by name; empty for other models."""
+    """Return the frozen random bases that VeRA and RandLoRA share between layers, by name; none for other models."""
     bases = {}
     for name in ("vera_A", "vera_B", "randlora_A", "randlora_B"):
         for adapter, tensor in getattr(getattr(model, "base_model", None), name, {}).items():
@@ -107,7 +107,7 @@ def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None
 
 
 def target_widths(encoder: nn.Module, target_modules: list[str]) -> list[int]:
-    """min(inputs, outputs) of each linear layer of the encoder that --target_modules names."""
+    """Return min(inputs, outputs) of each linear layer of the encoder that --target_modules names."""
     linears = {name: layer for name, layer in encoder.named_modules() if isinstance(layer, nn.Linear)}
     suffixes = {name.split(".")[-1] for name in linears}
     matched = {name: layer for name, layer in linears.items() if any(is_named(name, t) for t in target_modules)}
@@ -121,12 +121,12 @@ def target_widths(encoder: nn.Module, target_modules: list[str]) -> list[int]:
 
 
 def is_named(name: str, target: str) -> bool:
-    """PEFT's rule: the whole path, or its end behind a dot."""
+    """Apply PEFT's rule: a target is the full path, or its end behind a dot."""
     return name == target or name.endswith(f".{target}")
 
 
 def projection_key(seed: int) -> int:
-    """Key of the random bases for a seed: the authors' int(exp(seed) * 3.1415) while it stays below 2^64.
+    """Return the key of a seed's random bases: the authors' int(exp(seed) * 3.1415) while it stays below 2^64.
 
     That holds up to seed 43. From 44 on it is 2^32 + seed, a range that the formula never hits, so that no two seeds
     share their bases.
@@ -135,7 +135,7 @@ def projection_key(seed: int) -> int:
 
 
 def number_of_bases(widths: list[int], rank: int) -> int:
-    """n = ceil(min(in, out) / rank), the bases of one RandLoRA layer (arXiv 2502.00987, section 4), for all layers.
+    """Return n = ceil(min(in, out) / rank), the bases of a RandLoRA layer (arXiv 2502.00987, section 4).
 
     Raises UsageError where layers differ in n: PEFT keeps one alpha for all, so --paper_scaling can't be expressed.
     """
@@ -147,13 +147,14 @@ def number_of_bases(widths: list[int], rank: int) -> int:
     return counts.pop()
 
 
-def check_whole_encoder(model: nn.Module, drawn: Iterable[str], model_args: ModelArguments) -> None:
+def check_encoder_is_complete(model: PreTrainedModel, loading: dict[str, Any], model_args: ModelArguments) -> None:
     """Raise UsageError where weights of the encoder were drawn, as its file lacks them: no reload would draw them."""
-    drawn = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}."))
+    names = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    drawn = sorted(name for name in names if name.startswith(f"{model.base_model_prefix}."))
     if drawn:
         raise UsageError(
             f"--model_name_or_path {model_args.model_name_or_path}: no weights for {', '.join(drawn)} in it. An "
-            "adapter would stand on random ones, which nobody could load again: save a whole model first"
+            "adapter would stand on random ones, which nobody could load again: save a complete model first"
         )
 
 
@@ -162,6 +163,15 @@ def check_base_model(flag: str, folder: Path, base_sha256: str) -> None:
     base = (run_folder.read_json(folder / run_folder.RECORD_FILE) or {}).get("base_model") or {}
     if base.get("sha256", base_sha256) != base_sha256:
         raise UsageError(f"--{flag} {folder}: was trained on another model, {base.get('name')}")
+
+
+def load_saved(model: PreTrainedModel, folder: Path, base_sha256: str) -> PeftModel:
+    """Load a saved adapter with its head, to evaluate or predict with. Raises UsageError where that fails."""
+    check_base_model("adapter_path", folder, base_sha256)
+    try:
+        return PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"--adapter_path {folder}: {first_line(error)}") from error
 
 
 def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
@@ -199,7 +209,7 @@ def check_random_bases(model: nn.Module, folder: Path | str | None) -> None:
         )
 
 
-def count_parameters(model: nn.Module) -> dict[str, int]:
+def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count parameters as the papers do (`adapter`: what is trained outside the head), and as they are stored."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     in_head = sum(p.numel() for p in head_parameters(model))

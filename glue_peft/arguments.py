@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from glue_peft.errors import OneLineParser, UsageError, first_line
-from glue_peft.flags import given_flags
+from glue_peft.flags import given_flags, without_secrets
 from glue_peft.run_folder import CHECKPOINT, read_json
 from glue_peft.tasks import TASKS
 
@@ -30,7 +30,7 @@ UNUSABLE_FLAGS = {
     "enable_jit_checkpoint": "a run that SIGTERM cuts short would count as finished; without this it saves and stops",
     "auto_find_batch_size": "the batch size would not be the one that is recorded; out of memory names one that fits",
     "prediction_loss_only": "no task's metric could be computed",
-    "batch_eval_metrics": "a task's metric is of the whole set, not of a batch",
+    "batch_eval_metrics": "a task's metric is of the entire set, not of a batch",
     "dataloader_drop_last": "rows of the evaluation would be dropped too",
     "save_only_model": "such a checkpoint can't be resumed from",
 }
@@ -99,7 +99,7 @@ class DataTrainingArguments:
     )
     validation_file: str | None = field(default=None, metadata={"help": "The same for --do_eval."})
     test_file: str | None = field(default=None, metadata={"help": "The same for --do_predict; needs no labels."})
-    max_seq_length: int = field(default=128, metadata={"help": "Longer inputs are truncated to so many tokens."})
+    max_seq_length: int = field(default=128, metadata={"help": "Truncate inputs longer than this number of tokens."})
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad every row to --max_seq_length, not to the longest of its batch."}
     )
@@ -108,9 +108,13 @@ class DataTrainingArguments:
         metadata={"help": "Run BERT's and RoBERTa's encoders on real tokens alone: the same results."},
     )
     overwrite_cache: bool = field(default=False, metadata={"help": "Tokenise again instead of using the cache."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many rows."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on the first so many rows."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Predict the first so many rows."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training rows."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first N rows of each validation set."}
+    )
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first N rows of each test set."}
+    )
 
     @property
     def source(self) -> str:
@@ -185,7 +189,7 @@ class GlueTrainingArguments(TrainingArguments):
     _argument_group_name: ClassVar[str] = "Training (transformers.TrainingArguments)"
     resume: bool = field(
         default=False,
-        metadata={"help": "Continue from the last whole checkpoint in --output_dir; a finished run is left alone."},
+        metadata={"help": "Continue from the last complete checkpoint in --output_dir; a finished run is left alone."},
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the run that --output_dir holds and start afresh."}
@@ -253,7 +257,7 @@ class GlueArgumentParser(OneLineParser, HfArgumentParser):
 
 
 class ManualFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines of the module's docstring and shows every flag's default."""
+    """Keeps the lines of the manual and shows every flag's default."""
 
 
 def parse_arguments(
@@ -285,7 +289,8 @@ def parse_arguments(
     given = set(given_flags(argv))
     check_training_arguments(training_args, given)
     check_data_arguments(data_args, training_args)
-    check_adapter_arguments(adapter_args, model_args, training_args, given)
+    check_adapter_arguments(adapter_args, training_args, given)
+    find_model(model_args, adapter_args, given)
     check_folders(model_args, adapter_args, training_args)
     return model_args, data_args, adapter_args, training_args
 
@@ -304,8 +309,15 @@ def read_arguments_file(path: Path) -> list[str]:
     return argv
 
 
+def command_of(argv: list[str]) -> list[str]:
+    """Return the flags as given, those of a JSON file written out, without access tokens."""
+    if len(argv) == 1 and argv[0].endswith(".json"):
+        argv = read_arguments_file(Path(argv[0]))
+    return without_secrets(argv)
+
+
 def supports_precision(precision: str, use_cpu: bool) -> bool:
-    """Whether this machine can train in `fp16` or `bf16` mixed precision; a CPU only in bf16, when it is asked for."""
+    """Say whether this machine can train in `fp16` or `bf16`; a CPU only in bf16, and only when it is asked for."""
     if use_cpu or not torch.accelerator.is_available():
         return precision == "bf16" and use_cpu
     return precision == "fp16" or not torch.cuda.is_available() or torch.cuda.is_bf16_supported()
@@ -380,10 +392,7 @@ def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTr
 
 
 def check_adapter_arguments(
-    adapter_args: AdapterArguments,
-    model_args: ModelArguments,
-    training_args: GlueTrainingArguments,
-    given: set[str],
+    adapter_args: AdapterArguments, training_args: GlueTrainingArguments, given: set[str]
 ) -> None:
     """Raise UsageError for adapter flags that contradict each other or would have no effect."""
     ways = given & {"adapter_name", "adapter_config", "adapter_path"}
@@ -414,16 +423,21 @@ def check_adapter_arguments(
             raise UsageError("--save_merged: needs a folder of its own, not --output_dir")
         if any(path.is_file() for path in (merged, *merged.parents)):
             raise UsageError(f"--save_merged {adapter_args.save_merged}: is a file or below one, not a folder")
-    if model_args.model_name_or_path is None:
-        if adapter_args.adapter_path is None:
-            raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
-        try:
-            saved = PeftConfig.from_pretrained(adapter_args.adapter_path)
-        except (OSError, TypeError, ValueError) as error:
-            raise UsageError(f"--adapter_path {adapter_args.adapter_path}: {first_line(error)}") from error
-        model_args.model_name_or_path = saved.base_model_name_or_path
-        if saved.revision and "model_revision" not in given:
-            model_args.model_revision = saved.revision
+
+
+def find_model(model_args: ModelArguments, adapter_args: AdapterArguments, given: set[str]) -> None:
+    """Take the model over from --adapter_path where no flag names it. Raises UsageError where neither does."""
+    if model_args.model_name_or_path is not None:
+        return
+    if adapter_args.adapter_path is None:
+        raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
+    try:
+        saved = PeftConfig.from_pretrained(adapter_args.adapter_path)
+    except (OSError, TypeError, ValueError) as error:
+        raise UsageError(f"--adapter_path {adapter_args.adapter_path}: {first_line(error)}") from error
+    model_args.model_name_or_path = saved.base_model_name_or_path
+    if saved.revision and "model_revision" not in given:
+        model_args.model_revision = saved.revision
 
 
 def check_folders(

@@ -6,6 +6,7 @@ GLUE comes from a local folder or the hub; other classification and regression d
 import glob
 import hashlib
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import transformers
 from datasets import DatasetDict, load_dataset
 from sklearn.model_selection import train_test_split
+from torch import nn
 
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
 from glue_peft.errors import UsageError, first_line
@@ -29,7 +32,7 @@ class Task:
     """What the data say about the task: asked once, here."""
 
     name: str  # in messages and predict_results_<name>.txt
-    metric: str | None  # configuration of metrics/glue; None: accuracy or mean squared error
+    metric: str | None  # configuration of metric.Glue; None: accuracy or mean squared error
     sentence_keys: tuple[str, str | None]
     label_list: tuple[str | int, ...]  # empty for regression
     is_regression: bool
@@ -53,35 +56,9 @@ class Task:
 def load_raw_datasets(
     data_args: DataTrainingArguments, model_args: ModelArguments, training_args: GlueTrainingArguments
 ) -> DatasetDict:
-    """Load the splits that the run needs: GLUE from a local folder or the hub, a hub data set, or CSV/JSON files."""
-    # GLUE's diagnostic set AX has no training rows: MNLI's model predicts it.
-    with_ax = data_args.task_name == "mnli" and training_args.do_predict
+    """Load the splits that the run needs, with at least one row each. Raises UsageError where one is missing."""
     with training_args.main_process_first(desc="loading the data"):
-        if data_args.dataset_path is not None:
-            raw_datasets = load_local_glue(Path(data_args.dataset_path), data_args.task_name, model_args.cache_dir)
-            if with_ax and (Path(data_args.dataset_path) / "ax").is_dir():
-                ax = load_local_glue(Path(data_args.dataset_path), "ax", model_args.cache_dir)
-                raw_datasets["test_ax"] = ax["test"]
-        elif data_args.train_file is not None:
-            files = {
-                "train": data_args.train_file,
-                "validation": data_args.validation_file,
-                "test": data_args.test_file,
-            }
-            raw_datasets = DatasetDict(
-                {
-                    split: read_files(Path(file).suffix[1:], [Path(file)], model_args.cache_dir)
-                    for split, file in files.items()
-                    if file is not None
-                }
-            )
-        else:
-            raw_datasets = load_hub_dataset(*hub_name(data_args), model_args)
-            if with_ax:
-                try:
-                    raw_datasets["test_ax"] = load_hub_dataset("nyu-mll/glue", "ax", model_args)["test"]
-                except UsageError as error:
-                    logger.warning(f"AX is not predicted: {error}")
+        raw_datasets = load_all_splits(data_args, model_args, training_args.do_predict)
     source = data_args.source
     for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
         if getattr(training_args, flag) and not splits(raw_datasets, kind):
@@ -91,6 +68,34 @@ def load_raw_datasets(
     for name, rows in raw_datasets.items():
         if len(rows) == 0:
             raise UsageError(f"the {name} split of {source} has no rows")
+    return raw_datasets
+
+
+def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments, do_predict: bool) -> DatasetDict:
+    """Load GLUE from a local folder or the hub, a data set of the hub, or CSV or JSON files."""
+    # GLUE's diagnostic set AX has no training rows: MNLI's model predicts it.
+    with_ax = data_args.task_name == "mnli" and do_predict
+    cache_dir = model_args.cache_dir
+    if data_args.dataset_path is not None:
+        folder = Path(data_args.dataset_path)
+        raw_datasets = load_local_glue(folder, data_args.task_name, cache_dir)
+        if with_ax and (folder / "ax").is_dir():
+            raw_datasets["test_ax"] = load_local_glue(folder, "ax", cache_dir)["test"]
+        return raw_datasets
+    if data_args.train_file is not None:
+        files = zip(
+            ("train", "validation", "test"),
+            (data_args.train_file, data_args.validation_file, data_args.test_file),
+            strict=True,
+        )
+        found = {split: Path(file) for split, file in files if file is not None}
+        return DatasetDict({split: read_files(file.suffix[1:], [file], cache_dir) for split, file in found.items()})
+    raw_datasets = load_hub_dataset(*hub_name(data_args), model_args)
+    if with_ax:
+        try:
+            raw_datasets["test_ax"] = load_hub_dataset("nyu-mll/glue", "ax", model_args)["test"]
+        except UsageError as error:
+            logger.warning(f"AX is not predicted: {error}")
     return raw_datasets
 
 
@@ -130,7 +135,7 @@ def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datase
 
 
 def hub_name(data_args: DataTrainingArguments) -> tuple[str, str | None]:
-    """Name and configuration of the hub's data set."""
+    """Return name and configuration of the hub's data set."""
     if data_args.dataset_name is not None:
         return data_args.dataset_name, data_args.dataset_config_name
     return "nyu-mll/glue", data_args.task_name
@@ -170,32 +175,39 @@ def describe_task(
     if data_args.task_name is not None:
         sentence_keys = task_to_keys[data_args.task_name]
     else:
-        text_columns = [name for name in labelled.column_names if name not in ("label", "idx")]
-        if not text_columns:
-            raise UsageError(f"{source}: no text column beside `label`")
-        if "sentence1" in text_columns and "sentence2" in text_columns:
-            text_columns = ["sentence1", "sentence2"]
-        sentence_keys = (text_columns[0], text_columns[1] if len(text_columns) > 1 else None)
-    feature = labelled.features["label"]
-    is_regression = data_args.task_name == "stsb" or getattr(feature, "dtype", "").startswith("float")
-    if is_regression:
-        label_list = ()
-    elif isinstance(feature, datasets.ClassLabel):
-        label_list = tuple(feature.names)
-    else:
-        try:
-            label_list = tuple(sorted(set(labelled["label"]) - {None}))
-        except TypeError as error:
-            raise UsageError(f"{source}: `label` must hold whole numbers, floats or texts, one kind alone") from error
+        sentence_keys = find_sentence_keys(labelled, source)
+    is_regression = data_args.task_name == "stsb" or getattr(labelled.features["label"], "dtype", "").startswith(
+        "float"
+    )
     task = Task(
         name=data_args.task_name or Path(data_args.dataset_name or data_args.train_file).stem,
         metric=data_args.task_name,
         sentence_keys=sentence_keys,
-        label_list=label_list,
+        label_list=() if is_regression else list_labels(labelled, source),
         is_regression=is_regression,
     )
     check_columns(raw_datasets, task, source, training_args.do_predict)
     return task
+
+
+def find_sentence_keys(rows: datasets.Dataset, source: str) -> tuple[str, str | None]:
+    """Return the text columns of data that are not GLUE's, as Hugging Face's example finds them."""
+    names = [name for name in rows.column_names if name not in ("label", "idx")]
+    if not names:
+        raise UsageError(f"{source}: no text column beside `label`")
+    if "sentence1" in names and "sentence2" in names:
+        return "sentence1", "sentence2"
+    return names[0], names[1] if len(names) > 1 else None
+
+
+def list_labels(rows: datasets.Dataset, source: str) -> tuple[str | int, ...]:
+    """Return the labels in their order: the data set's own, or sorted."""
+    if isinstance(rows.features["label"], datasets.ClassLabel):
+        return tuple(rows.features["label"].names)
+    try:
+        return tuple(sorted(set(rows["label"]) - {None}))
+    except TypeError as error:
+        raise UsageError(f"{source}: `label` must hold whole numbers, floats or texts, one kind alone") from error
 
 
 def check_columns(raw_datasets: DatasetDict, task: Task, source: str, do_predict: bool) -> None:
@@ -214,7 +226,7 @@ def check_columns(raw_datasets: DatasetDict, task: Task, source: str, do_predict
             if column != "label" and getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
                 raise UsageError(f"{source}: the column `{column}` of the {split} split is not text")
         if labelled and not task.is_regression:
-            known = set(label_ids(task, rows))
+            known = set(label_positions(task, rows))
             unseen = sorted(set(rows.unique("label")) - known, key=str)
             if unseen:
                 raise UsageError(f"{source}: the {split} split has labels unseen in training: {unseen[:5]}")
@@ -252,11 +264,11 @@ def hold_out(
 
 
 def first_rows(rows: datasets.Dataset, most: int | None) -> datasets.Dataset:
-    """The first `most` rows, all where there is no limit."""
+    """Return the first `most` rows, or all where there is no limit."""
     return rows.select(range(min(len(rows), most or len(rows))))
 
 
-def label_ids(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
+def label_positions(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
     """Map what stands in the column `label` to the position in the task's list of labels."""
     if isinstance(rows.features["label"], datasets.ClassLabel):
         return {i: i for i in range(task.num_labels)}
@@ -266,25 +278,17 @@ def label_ids(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
 def tokenize(
     raw_datasets: DatasetDict,
     task: Task,
-    label_to_id: dict[int, int] | None,
+    label_order: list[int] | None,
     tokenizer: transformers.PreTrainedTokenizerBase,
     max_positions: int,
     data_args: DataTrainingArguments,
     training_args: GlueTrainingArguments,
 ) -> DatasetDict:
-    """Tokenise the splits that the run uses; `datasets` caches the result for the next seed and adapter."""
-    limit = min(tokenizer.model_max_length, max_positions)
-    if data_args.max_seq_length > limit:
-        logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
-    settings = {
-        "max_length": min(data_args.max_seq_length, limit),
-        "truncation": True,
-        "padding": "max_length" if data_args.pad_to_max_length else False,
-    }
-    # A fast tokenizer keeps the settings of its last call, and they enter the fingerprint under which `map` caches:
-    # without this call the first process to tokenise and the next ones would look under different names.
-    tokenizer("", **settings)
+    """Tokenise the splits that the run uses; `datasets` caches the result for the next seed and adapter.
 
+    label_order[i] is the model's output for the task's label i; None for regression.
+    """
+    settings = tokenizer_settings(tokenizer, max_positions, data_args)
     tokenized = {}
     wanted = {
         "train": (training_args.do_train, data_args.max_train_samples),
@@ -298,10 +302,10 @@ def tokenize(
                 rows = first_rows(raw_datasets[name], most)
                 if kind == "test" and "label" in rows.column_names:
                     rows = rows.remove_columns("label")  # GLUE's are all -1, others' may be empty: not needed
-                ids = label_ids(task, rows) if "label" in rows.column_names else {}
-                to_model_id = {label: label_to_id[i] for label, i in ids.items()} if label_to_id else {}
+                positions = label_positions(task, rows) if "label" in rows.column_names else {}
+                outputs = {label: label_order[i] for label, i in positions.items()} if label_order else {}
                 tokenized[name] = rows.map(
-                    make_preprocess_function(task, tokenizer, settings, to_model_id),
+                    make_preprocess_function(task, tokenizer, settings, outputs),
                     batched=True,
                     remove_columns=rows.column_names,
                     load_from_cache_file=not data_args.overwrite_cache,
@@ -310,20 +314,51 @@ def tokenize(
     return DatasetDict(tokenized)
 
 
+def tokenizer_settings(
+    tokenizer: transformers.PreTrainedTokenizerBase, max_positions: int, data_args: DataTrainingArguments
+) -> dict[str, Any]:
+    """Return the arguments of every call of the tokenizer."""
+    limit = min(tokenizer.model_max_length, max_positions)
+    if data_args.max_seq_length > limit:
+        logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
+    # Padding strategy: here to the same length for every row, or by the data collator to the longest of a batch
+    padding = "max_length" if data_args.pad_to_max_length else False
+    settings = {"max_length": min(data_args.max_seq_length, limit), "truncation": True, "padding": padding}
+    # A fast tokenizer keeps the settings of its last call, and they enter the fingerprint under which `map` caches:
+    # without this call the first process to tokenise and the next ones would look under different names.
+    tokenizer("", **settings)
+    return settings
+
+
+def count_positions(architecture: nn.Module) -> int:
+    """Return the most tokens a row may have; RoBERTa's position embeddings start behind its padding index."""
+    embeddings = getattr(getattr(architecture.base_model, "embeddings", None), "position_embeddings", None)
+    if not isinstance(embeddings, nn.Embedding):
+        positions = getattr(architecture.config, "max_position_embeddings", None)
+        return positions if positions and positions > 0 else sys.maxsize
+    return embeddings.num_embeddings - (0 if embeddings.padding_idx is None else embeddings.padding_idx + 1)
+
+
 def make_preprocess_function(
     task: Task,
     tokenizer: transformers.PreTrainedTokenizerBase,
     settings: dict[str, Any],
-    to_model_id: dict[str | int, int],
+    outputs: dict[str | int, int],
 ) -> Callable[[dict[str, list]], dict[str, list]]:
-    """Return the function that `map` applies: texts to tokens, the data's labels to the model's (-1: GLUE's none)."""
+    """Return the function that `map` applies: texts to tokens, labels to the model's outputs (-1: GLUE's none)."""
 
     def preprocess_function(examples: dict[str, list]) -> dict[str, list]:
         """Tokenise one batch of rows."""
         result = tokenizer(*(examples[key] for key in task.sentence_keys if key is not None), **settings)
         if "label" in examples:
             labels = examples["label"]
-            result["labels"] = [float(x) if task.is_regression else to_model_id.get(x, -1) for x in labels]
+            result["labels"] = [float(x) if task.is_regression else outputs.get(x, -1) for x in labels]
         return result
 
     return preprocess_function
+
+
+def hash_rows(rows: datasets.Dataset) -> str:
+    """Hash a split's content by SHA-256, whatever file, chunks or version of `datasets` it came through."""
+    frame = rows.with_format(None).to_pandas()
+    return hashlib.sha256(pd.util.hash_pandas_object(frame.astype(str), index=False).values.tobytes()).hexdigest()

@@ -19,12 +19,18 @@ always answers the same has learned nothing. NaN and infinite values are an erro
 """
 
 import logging
+from collections.abc import Callable
 
 import datasets
 import evaluate
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
+from transformers import EvalPrediction
+
+from glue_peft.arguments import GlueTrainingArguments
+from glue_peft.data import Task
+from glue_peft.errors import DivergedError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -111,3 +117,53 @@ class Glue(evaluate.Metric):
         if len(scores) > 1:
             scores["combined_score"] = sum(scores.values()) / len(scores)
         return scores
+
+
+def signs_of_collapse(predictions: np.ndarray, labels: np.ndarray, is_regression: bool) -> dict[str, float]:
+    """Return what tells a collapsed run: a constant output's deviation of 0, or the most frequent label's score."""
+    if is_regression:
+        return {"prediction_std": float(predictions.std())}
+    return {
+        "majority_share": float(np.bincount(labels).max() / len(labels)),
+        "predicted_classes": len(np.unique(predictions)),
+    }
+
+
+def make_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the function that turns predictions and labels into the task's metrics."""
+    # keep_in_memory does without a cache file, where parallel runs would meet.
+    metric = Glue(task.metric, keep_in_memory=True) if task.metric is not None else None
+
+    def compute_metrics(p: EvalPrediction) -> dict[str, float]:
+        """Return the metrics of one evaluation; raises DivergedError where the logits are no numbers."""
+        logits = finite_logits(p.predictions)
+        preds = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
+        if metric is not None:
+            result = metric.compute(predictions=preds, references=p.label_ids)
+        elif task.is_regression:
+            result = {"mse": float(((preds - p.label_ids) ** 2).mean())}
+        else:
+            result = {"accuracy": float((preds == p.label_ids).mean())}
+        return result | signs_of_collapse(preds, p.label_ids, task.is_regression)
+
+    return compute_metrics
+
+
+def finite_logits(predictions: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the logits among a model's outputs; raises DivergedError where they are no numbers."""
+    logits = predictions[0] if isinstance(predictions, tuple) else predictions
+    if not np.isfinite(logits).all():
+        raise DivergedError("the model's outputs are not finite numbers")
+    return logits
+
+
+def check_best_metric(args: GlueTrainingArguments, task: Task) -> None:
+    """Raise UsageError where --metric_for_best_model names none of the task's metrics."""
+    name = args.metric_for_best_model
+    if name is None or args.follows_task_metric:
+        return
+    labels = np.arange(4) % max(task.num_labels, 2)
+    logits = labels[:, None] + 0.0 if task.is_regression else np.eye(task.num_labels)[labels]
+    allowed = ["loss", *make_compute_metrics(task)(EvalPrediction(predictions=logits, label_ids=labels))]
+    if name.removeprefix("eval_").removeprefix("mm_" if task.name == "mnli" else "") not in allowed:
+        raise UsageError(f"--metric_for_best_model {name}: allowed are {', '.join(allowed)}")

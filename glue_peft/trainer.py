@@ -1,12 +1,11 @@
-"""Trainer as a run needs it: it stops when asked to, resumes to the bit, fails in one line, saves what a reload needs.
-
-Imported by run_glue.py.
-"""
+"""Trainer as a run needs it: stops when asked to, resumes to the bit, fails in one line, saves what a reload needs."""
 
 import contextlib
 import errno
 import math
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,80 +16,25 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from glue_peft import run_folder
 from glue_peft.adapters import hash_tensors, head_parameters, random_bases
 from glue_peft.arguments import GlueTrainingArguments
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.record import history_of
 from glue_peft.run_folder import Failure
 
+# Trainer's private names in use here, to be looked at whenever transformers' version moves: _run_epoch,
+# _save_checkpoint and _save are extended; _evaluate and _determine_best_metric are called; _tr_loss and
+# _globalstep_last_logged are read and set. (arguments.py sets _n_gpu of TrainingArguments.)
 
-@contextlib.contextmanager
-def failure_noted(args: GlueTrainingArguments) -> Iterator[None]:
-    """Turn a full disk and a lack of memory into one line, and leave any failure, or a stop, in failure.json."""
-    try:
-        yield
-    except UsageError:
-        raise
-    except KeyboardInterrupt as stop:
-        if args.should_save:
-            run_folder.write_failure(Path(args.output_dir), Failure("stopped", first_line(stop)))
-        raise
-    except Exception as error:
-        failed = error if isinstance(error, RunFailedError) else explain_failure(error, args)
-        if args.should_save or isinstance(failed, RunFailedError):  # one process's loss alone may diverge
-            # Where one of several processes has ended and said why, what the others meet is only its absence.
-            folder = Path(args.output_dir)
-            if args.world_size == 1 or failed is not None or run_folder.read_failure(folder) is None:
-                plain = Failure("error", f"{type(error).__name__}: {first_line(error)}")
-                run_folder.write_failure(folder, Failure(failed.kind, failed.message) if failed else plain)
-        if failed is None or failed is error:
-            raise
-        raise failed from error
-
-
-def explain_failure(error: Exception, args: GlueTrainingArguments) -> RunFailedError | None:
-    """The line for what the machine lacks: memory or disk space; None for any other error."""
-    text = str(error)
-    # torch.save and safetensors hide the system's error in a RuntimeError and an Exception of their own.
-    full = (
-        "No space left on device",
-        "File too large",
-        "Disk quota exceeded",
-        "inline_container.cc",  # torch.save, which doesn't say why
-    )
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or any(
-        sign in text for sign in full
-    ):
-        return RunFailedError(
-            "disk full", f"{first_line(error)}; make room in {args.output_dir} and start it again with --resume"
-        )
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
-        return RunFailedError("out of memory", less_memory(args))
-    return None
-
-
-def less_memory(args: GlueTrainingArguments) -> str:
-    """Flags that need less memory for the same global batch."""
-    batch = args.per_device_train_batch_size
-    if batch == 1:
-        return "--per_device_train_batch_size is 1 already: try --gradient_checkpointing or a shorter --max_seq_length"
-    factor = next(number for number in range(2, batch + 1) if batch % number == 0)
-    return (
-        f"the same global batch needs less with --per_device_train_batch_size {batch // factor} "
-        f"--gradient_accumulation_steps {factor * args.gradient_accumulation_steps} (evaluation: with "
-        f"--per_device_eval_batch_size below {args.per_device_eval_batch_size})"
-    )
-
-
-def processes_and_precision(args: GlueTrainingArguments) -> dict[str, Any]:
-    """What the machine and the launcher decide about the numbers: the global batch and the precision."""
-    precision = {"no": "float32"}.get(args.mixed_precision, args.mixed_precision)
-    return {"processes": args.world_size, "precision": precision}
+# A scheduler's order, its warning some time before, and a closed terminal.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopOnSignal(TrainerCallback):
-    """Stops the run when SIGTERM, or SIGUSR1 as a scheduler's warning, arrives.
+    """Stops the run when one of STOP_SIGNALS arrives, unless it was ignored at the start, as nohup makes SIGHUP.
 
     In training it stops after the step it is in, with a checkpoint and without an evaluation; elsewhere at once, as
     the last checkpoint is still there.
@@ -100,9 +44,9 @@ class StopOnSignal(TrainerCallback):
         """Take the signals over."""
         self.received: str | None = None
         self.in_training = False
-        self.trainer: GlueTrainer | None = None
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self.receive)
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.receive)
 
     def receive(self, number: int, frame: Any) -> None:
         """Handle a signal."""
@@ -110,22 +54,19 @@ class StopOnSignal(TrainerCallback):
         if not self.in_training:
             raise StoppedBySignal(f"stopped by {self.received}: start it again with --resume")
 
-    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
-        """From here on a step is ended first. What an earlier signal left undone is done now."""
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """End a step first, from here on."""
         self.in_training = True
-        self.trainer.go_on_counting()
-        self.trainer.find_best_checkpoint()
-        self.trainer.make_up_for_evaluation()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save, and don't evaluate, if the signal has come; an epoch's log line would be lost after this."""
         if self.is_asked(args):
             control.should_save, control.should_evaluate = True, False
-            if args.logging_strategy == "epoch" and GlueTrainer.ends_epoch(state):
+            if args.logging_strategy == "epoch" and ends_epoch(state):
                 control.should_log = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Stop, now that the checkpoint is whole: before Trainer would end as if the run had finished."""
+        """Stop, now that the checkpoint is complete: before Trainer would end as if the run had finished."""
         if self.is_asked(args):
             self.stop(state)
 
@@ -143,7 +84,7 @@ class StopOnSignal(TrainerCallback):
         )
 
     def is_asked(self, args: TrainingArguments) -> bool:
-        """Whether this process, or any of several, got the signal: all of them have to end after the same step."""
+        """Say whether this process, or any of several, got the signal: all have to end after the same step."""
         if args.world_size > 1:
             asked = torch.tensor(self.received is not None, dtype=torch.int32, device=args.device)
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
@@ -152,20 +93,84 @@ class StopOnSignal(TrainerCallback):
         return self.received is not None
 
 
+def ends_epoch(state: TrainerState) -> bool:
+    """Say whether Trainer ends an epoch after this step: a full one, or the one that the run ends in."""
+    return float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
+
+
+class ResumeRepairs(TrainerCallback):
+    """Restores what Trainer loses between two starts of a training, before the first step."""
+
+    def __init__(self, trainer: "GlueTrainer") -> None:
+        """Keep the trainer, which Trainer doesn't hand to its callbacks."""
+        self.trainer = trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Repair Trainer's counts, then its best checkpoint, then a missing evaluation."""
+        self.go_on_counting()
+        self.find_best_checkpoint(args, state)
+        self.make_up_for_evaluation(args, state)
+
+    def go_on_counting(self) -> None:
+        """Let the next log line's mean loss count from the last log line, as if the run had not been stopped."""
+        loss, steps = self.trainer.unlogged
+        self.trainer._tr_loss += loss
+        self.trainer._globalstep_last_logged -= steps
+
+    def find_best_checkpoint(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Point to the best checkpoint where it is now: the folder may have been moved since it was saved.
+
+        Raises UsageError where it is gone; Trainer would keep the last one without a word.
+        """
+        if not (args.load_best_model_at_end and state.best_global_step):
+            return
+        here = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if here.is_dir():
+            state.best_model_checkpoint = str(here)
+        elif state.best_model_checkpoint is None:
+            raise UsageError(f"--load_best_model_at_end: the best checkpoint, {here}, is not there any more")
+
+    def make_up_for_evaluation(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Evaluate where a signal came in the last step before an evaluation: on resuming, before the next step."""
+        due = False  # by the rules of transformers' DefaultFlowCallback
+        if args.eval_strategy == "epoch":
+            due = ends_epoch(state) and args.eval_delay <= (state.epoch or 0)
+        elif args.eval_strategy == "steps":
+            at_end = state.global_step >= state.max_steps
+            due = (at_end or state.global_step % state.eval_steps == 0) and args.eval_delay <= state.global_step
+        done = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)
+        if state.global_step and due and not done:
+            metrics = self.trainer._evaluate(trial=None, ignore_keys_for_eval=None)
+            if self.trainer._determine_best_metric(metrics, trial=None):
+                state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
 class GlueTrainer(Trainer):
-    """Trainer that ends at a loss that is no number, and saves what a reload with stock PEFT needs.
+    """Trainer that ends at a loss that is no number, counts across resumes, and saves what stock PEFT reloads."""
 
-    `further_evaluations` maps the prefix of metrics to the rows that are evaluated beside the validation set.
-    """
-
-    further_evaluations: dict[str, datasets.Dataset]
-    began = 0.0
-    seconds_before = 0.0  # in training, before it was resumed
-    loss_sum = 0.0  # of all steps, those before it was resumed included
-    unlogged = (0.0, 0)  # when it was resumed: the sum of the losses since the last log line, and of how many steps
+    def __init__(
+        self,
+        *args: Any,
+        further_evaluations: dict[str, datasets.Dataset],
+        callbacks: list[TrainerCallback],
+        **kwargs: Any,
+    ) -> None:
+        """Build it; `further_evaluations` maps prefixes of metrics to rows evaluated beside the validation set."""
+        super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self)], **kwargs)
+        # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in all of a step's
+        # batches. It does not, so with gradient accumulation g or N processes loss and gradients would come out g or N
+        # times too large.
+        self.model_accepts_loss_kwargs = False
+        self.further_evaluations = further_evaluations
+        self.history: list[dict[str, float]] = []  # the evaluations during the training
+        self.began = 0.0  # time.time() at the start of the training
+        self.seconds_before = 0.0  # in training, before it was resumed
+        self.loss_sum = 0.0  # of all steps, those before it was resumed included
+        # When it was resumed: the sum of the losses since the last log line, and of how many steps.
+        self.unlogged: tuple[float, int] = (0.0, 0)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer, with the head's parameters in groups of their own if they have their own rate."""
+        """Create Trainer's optimizer, the head in groups of its own where it has a learning rate of its own."""
         optimizer = super().create_optimizer(model)
         rate = self.args.classifier_learning_rate
         if rate is not None and not any(group.get("is_head") for group in optimizer.param_groups):
@@ -176,6 +181,20 @@ class GlueTrainer(Trainer):
                 if in_head:
                     optimizer.add_param_group({**group, "params": in_head, "lr": rate, "is_head": True})
         return optimizer
+
+    def train(self, resume_from_checkpoint: Path | None = None, **kwargs: Any) -> TrainOutput:
+        """Train; report time and mean loss since the first start, and of all processes, unlike Trainer."""
+        progress = resume_from_checkpoint and run_folder.read_json(resume_from_checkpoint / run_folder.PROGRESS_FILE)
+        if progress:
+            self.loss_sum, self.seconds_before = progress["loss_sum"], progress["seconds"]
+            self.unlogged = progress.get("unlogged_loss", 0.0), progress.get("unlogged_steps", 0)
+        self.began = time.time()
+        result = super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+        loss = self.mean_over_processes(self.loss_sum) / self.state.global_step
+        corrected = {"train_runtime": result.metrics["train_runtime"] + self.seconds_before, "train_loss": loss}
+        self.state.log_history[-1] |= corrected
+        self.history = history_of(self.state.log_history)
+        return TrainOutput(result.global_step, loss, result.metrics | corrected)
 
     def evaluate(
         self,
@@ -196,7 +215,7 @@ class GlueTrainer(Trainer):
         return metrics
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward pass; raises DivergedError."""
+        """Run one forward and backward pass; raises DivergedError."""
         loss = super().training_step(*args, **kwargs)
         value = loss.item()  # on a GPU the one wait of a step
         if not math.isfinite(value):
@@ -211,45 +230,12 @@ class GlueTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    @staticmethod
-    def ends_epoch(state: TrainerState) -> bool:
-        """Whether Trainer ends an epoch after this step: a whole one, or the one that the run ends in."""
-        return float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
-
-    def go_on_counting(self) -> None:
-        """Let the next log line's mean loss count from the last log line, as if the run had not been stopped."""
-        loss, steps = self.unlogged
-        self._tr_loss += loss
-        self._globalstep_last_logged -= steps
-
-    def find_best_checkpoint(self) -> None:
-        """Point to the best checkpoint where it is now: the folder may have been moved since it was saved.
-
-        Raises UsageError where it is gone; Trainer would keep the last one without a word.
-        """
-        state = self.state
-        if not (self.args.load_best_model_at_end and state.best_global_step):
-            return
-        here = Path(self.args.output_dir) / f"checkpoint-{state.best_global_step}"
-        if here.is_dir():
-            state.best_model_checkpoint = str(here)
-        elif state.best_model_checkpoint is None:
-            raise UsageError(f"--load_best_model_at_end: the best checkpoint, {here}, is not there any more")
-
-    def make_up_for_evaluation(self) -> None:
-        """Evaluate where a signal came in the last step before an evaluation: on resuming, before the next step."""
-        state, strategy = self.state, self.args.eval_strategy
-        due = False  # by the rules of transformers' DefaultFlowCallback
-        if strategy == "epoch":
-            due = self.ends_epoch(state) and self.args.eval_delay <= (state.epoch or 0)
-        elif strategy == "steps":
-            at_end = state.global_step >= state.max_steps
-            due = (at_end or state.global_step % state.eval_steps == 0) and self.args.eval_delay <= state.global_step
-        done = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)
-        if state.global_step and due and not done:
-            metrics = self._evaluate(trial=None, ignore_keys_for_eval=None)
-            if self._determine_best_metric(metrics, trial=None):
-                state.best_model_checkpoint = str(Path(self.args.output_dir) / f"checkpoint-{state.global_step}")
+    def mean_over_processes(self, value: float) -> float:
+        """Return the mean of what each process has."""
+        if self.args.world_size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.args.device)
+        return self.accelerator.reduce(tensor, reduction="mean").item()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save with the checkpoint the sums of losses and the seconds, which Trainer counts from its last start."""
@@ -266,13 +252,6 @@ class GlueTrainer(Trainer):
             run_folder.write_json(folder / run_folder.PROGRESS_FILE, so_far)
         super()._save_checkpoint(model, trial)
 
-    def mean_over_processes(self, value: float) -> float:
-        """The mean of what each process has."""
-        if self.args.world_size == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.args.device)
-        return self.accelerator.reduce(tensor, reduction="mean").item()
-
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save the adapter with the base model's config, which keeps the labels, and the hash of its random bases."""
         super()._save(output_dir, state_dict)
@@ -286,3 +265,97 @@ class GlueTrainer(Trainer):
             run_folder.write_json(
                 folder / run_folder.BASES_FILE, {"sha256": hash_tensors(bases), "projection_prng_key": key}
             )
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Write <split>_results.json, and add the metrics to all_results.json; each atomically, unlike Trainer."""
+        if not self.is_world_process_zero():
+            return
+        output_dir = Path(self.args.output_dir)
+        run_folder.write_json(output_dir / f"{split}_results.json", metrics)
+        if combined:
+            together = (run_folder.read_json(output_dir / "all_results.json") or {}) | metrics
+            run_folder.write_json(output_dir / "all_results.json", together)
+
+    def save_state(self) -> None:
+        """Write trainer_state.json atomically, unlike Trainer."""
+        if self.is_world_process_zero():
+            with run_folder.atomic_write(Path(self.args.output_dir) / run_folder.STATE_FILE) as temporary:
+                self.state.save_to_json(str(temporary))
+
+
+def processes_and_precision(args: GlueTrainingArguments) -> dict[str, Any]:
+    """Return what the launcher and the machine decide, and moves a score: the number of processes, the precision."""
+    precision = {"no": "float32"}.get(args.mixed_precision, args.mixed_precision)
+    return {"processes": args.world_size, "precision": precision}
+
+
+@contextlib.contextmanager
+def failure_noted(args: GlueTrainingArguments) -> Iterator[None]:
+    """Turn a full disk and a lack of memory into one line, and leave any failure, or a stop, in failure.json."""
+    folder = Path(args.output_dir)
+    try:
+        yield
+    except UsageError:
+        raise
+    except KeyboardInterrupt as stop:
+        if args.should_save:
+            run_folder.write_failure(folder, Failure("stopped", first_line(stop)))
+        raise
+    except Exception as error:
+        failed = error if isinstance(error, RunFailedError) else explain_failure(error, args)
+        if failed is not None:  # noted by any of several processes: the loss of one alone may diverge
+            run_folder.write_failure(folder, Failure(failed.kind, failed.message))
+        # Where another process has failed and noted why, this one's error is only that the other one is gone.
+        elif args.should_save and (args.world_size == 1 or run_folder.read_failure(folder) is None):
+            run_folder.write_failure(folder, Failure("error", f"{type(error).__name__}: {first_line(error)}"))
+        if failed is None or failed is error:
+            raise
+        raise failed from error
+
+
+def explain_failure(error: Exception, args: GlueTrainingArguments) -> RunFailedError | None:
+    """Return the line for a lack of memory or of disk space; None for any other error."""
+    text = str(error)
+    # torch.save and safetensors hide the system's error in a RuntimeError and an Exception of their own.
+    full = (
+        "No space left on device",
+        "File too large",
+        "Disk quota exceeded",
+        "inline_container.cc",  # torch.save, which doesn't say why
+    )
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or any(
+        sign in text for sign in full
+    ):
+        return RunFailedError(
+            "disk full", f"{first_line(error)}; make room in {args.output_dir} and start it again with --resume"
+        )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+        return RunFailedError("out of memory", less_memory(args))
+    return None
+
+
+def less_memory(args: GlueTrainingArguments) -> str:
+    """Name flags that need less memory for the same global batch."""
+    batch = args.per_device_train_batch_size
+    if batch == 1:
+        return "--per_device_train_batch_size is 1 already: try --gradient_checkpointing or a shorter --max_seq_length"
+    factor = next(number for number in range(2, batch + 1) if batch % number == 0)
+    return (
+        f"the same global batch needs less with --per_device_train_batch_size {batch // factor} "
+        f"--gradient_accumulation_steps {factor * args.gradient_accumulation_steps} (evaluation: with "
+        f"--per_device_eval_batch_size below {args.per_device_eval_batch_size})"
+    )
+
+
+def end_processes(status: int) -> int:
+    """End this one of several processes now, else return its exit status.
+
+    DistributedDataParallel's end joins gloo's threads while it holds the GIL, and now and then waits for ever.
+    """
+    if torch.distributed.is_initialized():
+        if status == 0:
+            torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status

@@ -1,0 +1,189 @@
+"""run.json: everything that made a run's numbers, and the numbers.
+
+Needs no torch: what it takes to count or hash is handed in.
+"""
+
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from glue_peft.run_folder import COMMAND_FILE, RECORD_FILE, write_json
+
+# Everything that computes.
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
+
+
+class BaseModel(TypedDict):
+    """The pre-trained model."""
+
+    name: str | None
+    revision: str | None  # the commit on the hub; None for a folder
+    sha256: str  # of its encoder's weights
+
+
+class ParameterCounts(TypedDict):
+    """Numbers of parameters."""
+
+    adapter: int  # trained outside the head, as papers count
+    head: int
+    total: int
+    stored: int  # in the saved files
+
+
+class ConvertedLayers(TypedDict):
+    """How many of the adapter's layers take the fast path, and how many don't for which reason."""
+
+    converted: int
+    left: dict[str, int]
+
+
+class UnpaddedEncoder(TypedDict):
+    """Whether the encoder runs without padding, and why not."""
+
+    on: bool
+    reason: str | None
+
+
+class PeakMemory(TypedDict):
+    """The most memory that was in use at once."""
+
+    kind: str  # "cuda allocated" or "process"
+    bytes: int
+
+
+class Scores(TypedDict):
+    """The metrics after each epoch (or evaluation): all of them, the last, the best and the selected one."""
+
+    metric: str  # by which the best and the selected one are chosen
+    history: list[dict[str, float]]
+    last: dict[str, float]
+    best: dict[str, float]  # on the validation set itself
+    selected: NotRequired[dict[str, float]]  # on the rows of --selection_fraction
+
+
+class Environment(TypedDict):
+    """The software, and the machine's system."""
+
+    versions: dict[str, str]
+    git_commit: str | None
+    platform: str
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """What run.json holds. The first part is known when the run starts, the second when it ends."""
+
+    command: list[str]  # the flags as given
+    arguments: dict[str, Any]  # the flags as resolved, without access tokens
+    adapter_config: dict[str, Any] | None  # PEFT's
+    adapter_config_file: dict[str, Any] | None  # what --adapter_config holds
+    base_model: BaseModel
+    data_sha256: dict[str, str]  # of each split
+    parameters: ParameterCounts
+    fast_adapters: ConvertedLayers
+    unpadded_encoder: UnpaddedEncoder
+    device: str
+    processes: int
+    precision: str
+    threads: int
+    versions: dict[str, str]
+    git_commit: str | None
+    platform: str
+
+    metrics: dict[str, float] = field(default_factory=dict)  # as in all_results.json
+    scores: Scores | None = None  # only where a run both trains and evaluates
+    saved_bytes: int | None = None  # the size of the saved weights
+    seconds: float | None = None  # since the script's start, and in training before it was resumed
+    peak_memory: PeakMemory | None = None
+
+    def write_command(self, folder: Path) -> None:
+        """Write command.json, which tells from the start whose checkpoints these are."""
+        names = ("command", "arguments", "adapter_config_file")
+        write_json(folder / COMMAND_FILE, {name: getattr(self, name) for name in names})
+
+    def write(self, folder: Path) -> None:
+        """Write run.json, which marks the run as finished."""
+        content = {name: value for name, value in vars(self).items() if name != "scores" or value is not None}
+        write_json(folder / RECORD_FILE, content)
+
+
+def describe_environment(repository: Path) -> Environment:
+    """Return the versions of everything that computes, and the repository's commit (None outside git)."""
+    git = ["git", "-C", str(repository)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False)
+    return {
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "git_commit": commit.stdout.strip() + ("+changes" if changed.returncode == 1 else "") or None,
+        "platform": platform.platform(),
+    }
+
+
+def peak_memory_of_process() -> PeakMemory:
+    """Return the most memory that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes, as getrusage(2) says
+    return {"kind": "process", "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+
+
+def history_of(log_history: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+    """Return the evaluations in Trainer's log, one dict an epoch (or step), in the names of the final results."""
+    by_step: dict[float, dict[str, float]] = {}
+    for entry in log_history:
+        metrics = {}
+        for name, value in entry.items():
+            if name.startswith("eval_selection_"):
+                name = name.removeprefix("eval_")
+            elif name.startswith("eval_mm_"):
+                name = f"eval_{name.removeprefix('eval_mm_')}_mm"
+            if name.startswith(("eval_", "selection_")):
+                metrics[name] = value
+        if metrics:
+            by_step.setdefault(entry["step"], {"epoch": entry["epoch"]}).update(without_timings(metrics))
+    return list(by_step.values())
+
+
+def without_timings(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics that say how good, not how fast."""
+    timings = ("runtime", "samples_per_second", "steps_per_second", "samples")
+    return {name: value for name, value in metrics.items() if not name.removesuffix("_mm").endswith(timings)}
+
+
+def choose_scores(
+    history: list[dict[str, float]],
+    final: dict[str, float],
+    epoch: float,
+    main_metric: str,
+    greater_is_better: bool,
+    saves_best: bool,
+) -> Scores:
+    """Return the scores of the last, the best and the selected epoch, and all of them; of two equals the earlier.
+
+    `final` are the saved model's results, which end the history unless the best epoch's model was saved.
+    """
+    final = {name: value for name, value in without_timings(final).items() if name.startswith("eval_")}
+    # Without any evaluation in training, as with a long --eval_delay, there was no best model to save.
+    if not (saves_best and history):
+        if history and history[-1]["epoch"] == epoch:
+            *history, last = history
+            final = last | final
+        history = [*history, {"epoch": epoch, **final}]
+
+    def best_by(key: str) -> dict[str, float]:
+        """Return the first entry with the best value of a metric."""
+        return max(history, key=lambda entry: entry[key] if greater_is_better else -entry[key])
+
+    scores: Scores = {
+        "metric": f"eval_{main_metric}",
+        "history": history,
+        "last": history[-1],
+        "best": best_by(f"eval_{main_metric}"),
+    }
+    if all(f"selection_{main_metric}" in entry for entry in history):
+        scores["selected"] = best_by(f"selection_{main_metric}")
+    return scores
