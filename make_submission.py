@@ -3,8 +3,8 @@
     python make_submission.py finetuned_results/randlora64 1 randlora64.zip
 
 reads finetuned_results/randlora64/1/<task>/predict_results_<task>.txt, as `run_glue.py --do_predict` writes them, with
-the labels' names, and writes CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv, QNLI.tsv,
-RTE.tsv, WNLI.tsv and AX.tsv with the leaderboard's own spellings. MNLI's folder has three of the files: those of the
+the labels' names, and writes SST-2.tsv, MRPC.tsv, CoLA.tsv, QNLI.tsv, RTE.tsv, STS-B.tsv, MNLI-m.tsv, MNLI-mm.tsv,
+AX.tsv, QQP.tsv and WNLI.tsv with the leaderboard's own spellings. MNLI's folder has three of the files: those of the
 mismatched and of the diagnostic set are predict_results_mnli-mm.txt and predict_results_ax.txt.
 
 Every file must be there with all rows of its test set, in order, each with a label of its task: the leaderboard takes

@@ -9,12 +9,13 @@ from glue_peft.tasks import TASKS
 def majority_share(run: Run, suffix: str = "") -> float | None:
     """Return the share of the validation set's most frequent class, of MNLI's mismatched set with suffix `_mm`.
 
-    Where run_glue.py recorded none, it is that of GLUE's own validation set, if the run was evaluated on all of it.
+    Where run_glue.py recorded none, it is that of GLUE's own validation set, if the run was evaluated on all of it and
+    is judged by its accuracy.
     """
     key = f"eval_majority_share{suffix}"
     recorded = number(run.metrics.get(key, part(run.record or {}, "metrics").get(key)))
-    arguments = part(run.record or {}, "arguments")
-    if recorded is not None or arguments.get("max_eval_samples") is not None:
+    is_part = part(run.record or {}, "arguments").get("max_eval_samples") is not None
+    if recorded is not None or is_part or "accuracy" not in TASKS[run.task].metrics:
         return recorded
     return dict(zip(("", "_mm"), TASKS[run.task].majority_shares, strict=False)).get(suffix)
 

@@ -75,9 +75,7 @@ def unchecked_lines(runs: list[Run]) -> list[str]:
     """Say which checks had nothing to go by."""
     scored = [run for run in runs if run.score is not None]
     no_record = sum(run.record is None for run in scored)
-    no_share = sum(
-        number(run.metrics.get("eval_accuracy")) is not None and majority_share(run) is None for run in scored
-    )
+    no_share = sum("accuracy" in TASKS[run.task].metrics and majority_share(run) is None for run in scored)
     arguments = [f"the arguments of {plural(no_record, 'run')} (no {RECORD_FILE})"] if no_record else []
     shares = [f"whether {plural(no_share, 'run')} collapsed (no eval_majority_share)"] if no_share else []
     return [f"not checked: {' and '.join(arguments + shares)}"] if arguments or shares else []
