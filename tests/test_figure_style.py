@@ -17,7 +17,7 @@ def lightness(colour: str) -> float:
 
 
 def test_every_colour_meets_every_marker():
-    """The numbers of colours and markers have no common divisor, so that 70 rows look different; none is near white."""
+    """The numbers of colours and markers have no common divisor: 70 rows look different, and none is near white."""
     looks = {(COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]) for index in range(70)}
     assert len(looks) == 70 and len(set(LINES)) == len(LINES)
     assert max(map(lightness, COLOURS)) < 0.8

@@ -20,8 +20,6 @@ import parse_results
 from glue_peft.tasks import PAPER_TASKS, main_metric
 
 SCRIPT = Path(parse_results.__file__)
-
-
 # Two seeds of two tasks. mrpc: mean 88, deviations 1 and 1. cola: mean 61.4, deviations 1.4 and 1.4.
 # The per-seed averages are 73.5 and 75.9: mean 74.7, deviations 1.2 and 1.2.
 TWO_TASKS = {"mrpc": [0.87, 0.89], "cola": [0.600, 0.628]}
