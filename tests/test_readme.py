@@ -14,7 +14,7 @@ import parse_results
 import plot_results
 import plot_spectrum
 import run_glue
-from glue_peft.tables.results import wanted_seeds
+from glue_peft.tables.read import wanted_seeds
 
 REPOSITORY = Path(run_glue.__file__).parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
