@@ -3,12 +3,12 @@
     python make_submission.py finetuned_results/randlora64 1 randlora64.zip
 
 reads finetuned_results/randlora64/1/<task>/predict_results_<task>.txt, as `run_glue.py --do_predict` writes them, with
-the labels' names, and writes CoLA.tsv, SST-2.tsv, MRPC.tsv, STS-B.tsv, QQP.tsv, MNLI-m.tsv, MNLI-mm.tsv, QNLI.tsv,
-RTE.tsv, WNLI.tsv and AX.tsv with the leaderboard's own spellings. MNLI's folder has three of the files: those of the
+the labels' names, and writes SST-2.tsv, MRPC.tsv, CoLA.tsv, QNLI.tsv, RTE.tsv, STS-B.tsv, MNLI-m.tsv, MNLI-mm.tsv,
+AX.tsv, QQP.tsv and WNLI.tsv with the leaderboard's own spellings. MNLI's folder has three of the files: those of the
 mismatched and of the diagnostic set are predict_results_mnli-mm.txt and predict_results_ax.txt.
 
-Every file must be there with all rows of its test set, in order, each with a label of its task: the leaderboard scores
-whole submissions only. What is missing or wrong is named, and then there is no zip. STS-B's scores are clipped to
+Every file must be there with all rows of its test set, in order, each with a label of its task: the leaderboard takes
+complete submissions only. What is missing or wrong is named, and then there is no zip. STS-B's scores are clipped to
 0..5. The same predictions give the same bytes.
 
 Exit status: 0 if the zip was written, else 2. Needs nothing but Python's standard library.
@@ -98,7 +98,7 @@ def read_submission(folder: Path) -> dict[str, str]:
 
 
 def write_zip(path: Path, contents: dict[str, str]) -> None:
-    """Write the files at the top of the zip, whole or not at all, with a fixed date: equal files, equal bytes."""
+    """Write the files at the top of the zip, atomically and with a fixed date: equal files, equal bytes."""
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in contents.items():
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))

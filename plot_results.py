@@ -20,23 +20,17 @@ import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glue_peft.errors import OneLineParser, run_script
+from glue_peft.tables.costs import seed_costs
 from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
+from glue_peft.tables.health import coverage_lines, health_lines
 from glue_peft.tables.paired_tests import interval_half_width
+from glue_peft.tables.protocol import data_limits
 from glue_peft.tables.published import PublishedRow, published_of
-from glue_peft.tables.read import (
-    EPOCHS,
-    Results,
-    Row,
-    add_arguments,
-    coverage_lines,
-    data_limits,
-    health_lines,
-    read_results,
-    seed_costs,
-)
+from glue_peft.tables.read import EPOCHS
+from glue_peft.tables.results import Results, Row, add_arguments, read_results
 from glue_peft.tasks import METRICS, title
 
 if TYPE_CHECKING:
@@ -60,13 +54,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def styles(rows: list[Row]) -> Iterator[tuple[int, Row, dict[str, str]]]:
+def styles(rows: list[Row]) -> Iterator[tuple[int, Row, dict[str, Any]]]:
     """Yield each row with its position and its colour and marker."""
     for index, row in enumerate(rows):
         yield index, row, {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def draw_mean(axes: "Axes", x: float, values: list[float], style: dict[str, str]) -> None:
+def draw_mean(axes: "Axes", x: float, values: list[float], style: dict[str, Any]) -> None:
     """Draw the mean with its 95 % interval."""
     half = interval_half_width(values)
     axes.errorbar(
@@ -82,13 +76,13 @@ def draw_mean(axes: "Axes", x: float, values: list[float], style: dict[str, str]
     )
 
 
-def draw_published(axes: "Axes", x: float, y: float, style: dict[str, str]) -> None:
+def draw_published(axes: "Axes", x: float, y: float, style: dict[str, Any]) -> None:
     """Draw one printed value."""
     axes.plot(x, y, markersize=6, markerfacecolor="none", markeredgewidth=1.5, linestyle="none", zorder=4, **style)
 
 
 def has_score(theirs: PublishedRow, task: str, results: Results) -> bool:
-    """Whether a published row has the task's score in the metric that is drawn."""
+    """Say whether a published row has the task's score in the metric that is drawn."""
     return task in theirs.scores and theirs.scores[task].metric == results.metrics[task]
 
 
@@ -165,7 +159,9 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     if any(has_score(theirs, task, results) for theirs in theirs_of_all for task in results.tasks):
         label = "hollow: from papers, each by its own protocol"
         handles.append(Line2D([], [], linestyle="none", marker="o", markerfacecolor="none", color="gray", label=label))
-    longest = 0.6 + 0.075 * max(len(handle.get_label()) for handle in handles)  # inches at 9 points, with its mark
+    longest = 0.6 + 0.075 * max(
+        len(str(handle.get_label())) for handle in handles
+    )  # inches at 9 points, with its mark
     fitting = max(1, min(4, len(handles), int(figure.get_figwidth() / longest)))
     figure.set_figheight(figure.get_figheight() + 0.22 * (math.ceil(len(handles) / fitting) - 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=fitting, fontsize=9, frameon=False)

@@ -47,7 +47,8 @@ from glue_peft import run_folder
 from glue_peft.adapters import check_random_bases, hash_tensors
 from glue_peft.errors import OneLineParser, UsageError, first_line, run_script
 from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, WIDTH, check_figure_file, plain, write_figure
-from glue_peft.tables.read import part, row_names
+from glue_peft.tables.read import part
+from glue_peft.tables.results import row_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,12 +68,12 @@ class Update(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """Number of singular values that are not negligible."""
+        """Return the number of singular values that are not negligible."""
         return int((self.spectrum > NEGLIGIBLE * self.spectrum[0]).sum())
 
     @property
     def effective_rank(self) -> float:
-        """Roy and Vetterli's effective rank."""
+        """Return Roy and Vetterli's effective rank."""
         return effective_rank(self.spectrum)
 
 
@@ -176,7 +177,7 @@ def weight_updates(folder: Path, model_name: str | None) -> Iterator[tuple[str, 
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Whether PEFT put an adapter on this module's weight matrix."""
+    """Say whether PEFT put an adapter on this module's weight matrix."""
     return isinstance(module, BaseTunerLayer) and getattr(module.get_base_layer(), "weight", torch.empty(0)).ndim == 2
 
 
@@ -209,7 +210,7 @@ def load_base(folder: Path, model_name: str | None) -> nn.Module:
 
 
 def effective_rank(spectrum: np.ndarray) -> float:
-    """exp(-sum p_i ln p_i), p_i = s_i / sum s_j (Roy and Vetterli, 2007); 0 for an update of zeros."""
+    """Return exp(-sum p_i ln p_i), p_i = s_i / sum s_j (Roy and Vetterli, 2007); 0 for an update of zeros."""
     shares = spectrum[spectrum > 0] / max(spectrum.sum(), np.finfo(float).tiny)
     return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
 
@@ -223,7 +224,7 @@ def check_sizes(adapters: dict[str, list[Update]]) -> None:
 
 
 def kinds_of(adapters: dict[str, list[Update]]) -> list[str]:
-    """Kinds of layers in the order of the model."""
+    """Return the kinds of layers in the order of the model."""
     return list(dict.fromkeys(update.kind for updates in adapters.values() for update in updates))
 
 
@@ -281,7 +282,7 @@ def draw(adapters: dict[str, list[Update]]) -> "Figure":
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour, line and marker of an adapter."""
+    """Return colour, line and marker of an adapter."""
     return {
         "color": COLOURS[index % len(COLOURS)],
         "linestyle": LINES[index % len(LINES)],

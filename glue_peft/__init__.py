@@ -14,10 +14,15 @@ unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics
 trainer            Trainer that stops on a signal, resumes to the bit and fails in one line
 record             run.json: everything that made a run's numbers
-tables.read        result folders -> runs and rows
-tables.health      what is wrong or odd about runs
-tables.paired_tests  comparisons of rows
+tables.read        a run's folder -> its score and record, or why it has none
+tables.collapse    runs that learnt nothing or diverged
+tables.results     the tables' options; folders of runs -> rows
+tables.costs       parameters, files, time and memory of rows
+tables.protocol    how rows were made: settings, starts, share of the data; a table's caption
+tables.health      what is missing, wrong or odd among the runs
+tables.paired_tests  means, deviations, and comparisons of rows paired by seed
 tables.published   the papers' rows (published_glue.csv beside it)
+tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.status      how far a sweep is
 tables.figure_style  colours, marks and files of the figures

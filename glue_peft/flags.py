@@ -101,8 +101,9 @@ def without_secrets(argv: list[str]) -> list[str]:
 def flags_of(record: Mapping[str, Any] | None) -> tuple[dict[str, object], dict[str, object]]:
     """Return the flags that a record's run was given, and its resolved arguments; empty where they aren't there."""
     command, arguments = ((record or {}).get(name) for name in ("command", "arguments"))
-    is_command = isinstance(command, list) and all(isinstance(token, str) for token in command)
-    return given_flags(command) if is_command else {}, arguments if isinstance(arguments, dict) else {}
+    if not isinstance(command, list) or not all(isinstance(token, str) for token in command):
+        command = []
+    return given_flags(command), arguments if isinstance(arguments, dict) else {}
 
 
 def differences(

@@ -82,6 +82,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in `path`, or None where the file is missing or holds none."""
     try:
+        if not path.is_file():  # reading a named pipe would wait for ever
+            return None
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
@@ -315,7 +317,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 def last_complete_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
     """Return the latest checkpoint that can be resumed from (or None), and the broken ones that are later."""
-    broken = []
+    broken: list[Path] = []
     for checkpoint in checkpoints(folder):
         if is_complete(checkpoint):
             return checkpoint, broken

@@ -1,17 +1,24 @@
 """What several test files share: flags of a short run, what a run left, and folders as runs leave them."""
 
+import argparse
 import contextlib
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from glue_peft import run_folder
+from glue_peft.errors import UsageError, run_script
+from glue_peft.tables.health import health_lines
+from glue_peft.tables.results import Results, add_arguments, read_results
+from glue_peft.tasks import main_metric, result_keys
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -166,3 +173,129 @@ def held(folder: Path) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+# Scripts, and results for the tables
+
+
+def call(script: ModuleType, *argv: object) -> int:
+    """Call a script's main as its last lines do, and return the exit status."""
+    return run_script(lambda: script.main([str(argument) for argument in argv]), f"{script.__name__}.py")
+
+
+def said(capsys: pytest.CaptureFixture, script: ModuleType, *argv: object) -> tuple[int, list[str], list[str]]:
+    """Call a script's main and return its exit status, the lines on stdout and the lines on stderr."""
+    capsys.readouterr()  # what came before
+    status = call(script, *argv)
+    captured = capsys.readouterr()
+    return status, captured.out.splitlines(), captured.err.splitlines()
+
+
+def results_of(*argv: object) -> Results:
+    """Return the results that the options of a table's command line ask for."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return read_results(parser.parse_args([str(argument) for argument in argv]))
+
+
+def refusal(*argv: object) -> str:
+    """Return the message of the error in which such a command line ends."""
+    with pytest.raises(UsageError) as caught:
+        results_of(*argv)
+    return str(caught.value)
+
+
+def health(*argv: object) -> list[str]:
+    """Return what is said about the runs of a table's command line."""
+    return health_lines(results_of(*argv))
+
+
+def metrics_of(task: str, *values: float) -> dict[str, float]:
+    """Return a task's metrics, MNLI's of both sets; a single value stands for all of them."""
+    wanted = ("pearson", "spearmanr", "combined_score") if task == "stsb" else (main_metric(task),)
+    keys = [key for metric in wanted for key in result_keys(task, metric)]
+    return dict(zip(keys, values if len(values) == len(keys) else values * len(keys), strict=True))
+
+
+def record_of(seed: int, task: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return a run.json of LoRA with rank 4 on RoBERTa-base."""
+    return {
+        "arguments": {
+            "adapter_name": "lora", "rank": 4, "seed": seed, "task_name": task, "num_train_epochs": 10.0,
+            "eval_strategy": "epoch",
+        },
+        "adapter_config": {"peft_type": "LORA", "r": 4, "target_modules": ["dense", "key", "query", "value"]},
+        "base_model": {"name": "FacebookAI/roberta-base", "revision": None, "sha256": "5f63"},
+        "data_sha256": {"train": f"{task} train", "validation": f"{task} validation"},
+        "parameters": {"adapter": 663_552, "head": 592_130, "total": 125_000_000, "stored": 1_255_682},
+        "saved_bytes": 5_000_000,
+        "precision": "float32",
+        "seconds": 70.0,
+        "peak_memory": {"kind": "process", "bytes": 600_000_000},
+        "metrics": metrics | {"train_runtime": 60.0, "eval_majority_share": 0.4321},
+        "scores": {"last": metrics, "best": metrics, "history": [metrics, metrics]},
+    }  # fmt: skip
+
+
+def write_run(root: Path, seed: int, task: str, *values: float, **changes: Any) -> Path:
+    """Write both result files of a run as run_glue.py leaves them, with made-up scores, and return its folder.
+
+    `changes` go into run.json: a dictionary is merged into the object that is there, anything else replaces it.
+    """
+    folder = root / str(seed) / task
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = metrics_of(task, *values)
+    record = record_of(seed, task, metrics)
+    for name, change in changes.items():
+        both = isinstance(change, dict) and isinstance(record.get(name), dict)
+        record[name] = record[name] | change if both else change
+    (folder / "eval_results.json").write_text(json.dumps(metrics))
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def write_rows(root: Path, scores: dict[str, list[float]], **changes: Any) -> Path:
+    """Write a run for each task and seed, and return the root."""
+    for task, values in scores.items():
+        for seed, value in enumerate(values, start=1):
+            write_run(root, seed, task, value, **changes)
+    return root
+
+
+def write_result(root: Path, seed: int, task: str, content: str | bytes) -> Path:
+    """Write an eval_results.json with any content, and no run.json, and return its path."""
+    path = root / str(seed) / task / "eval_results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def write_tree(root: Path, scores: dict[str, list[float | None]]) -> Path:
+    """Write an eval_results.json for each task and seed, and no run.json; None stands for a seed without a file."""
+    for task, values in scores.items():
+        for seed, value in enumerate(values, start=1):
+            if value is not None:
+                write_result(root, seed, task, json.dumps({f"eval_{main_metric(task)}": value, "epoch": 10.0}))
+    return root
+
+
+def begin_run(root: Path, seed: int, task: str, **files: str) -> Path:
+    """Make the folder of a run that has no result, with some files; `_` stands for the dot of a name."""
+    folder = root / str(seed) / task
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name.replace("_", ".")).write_text(text)
+    return folder
+
+
+def fail_run(root: Path, seed: int, task: str, kind: str, message: str) -> Path:
+    """Make the folder of a run that noted why it has no result."""
+    return begin_run(root, seed, task, failure_json=json.dumps({"kind": kind, "message": message}))
+
+
+FIVE = [0.700, 0.710, 0.720, 0.730, 0.740]  # scores of five seeds
+
+
+def shifted(by: list[float]) -> list[float]:
+    """Return FIVE with one step added to each."""
+    return [value + step for value, step in zip(FIVE, by, strict=True)]

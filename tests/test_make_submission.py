@@ -1,11 +1,14 @@
 """make_submission.py on made-up predictions of the real sizes, and on what run_glue.py itself predicts."""
 
+import dataclasses
 import zipfile
 from pathlib import Path
 
 import pytest
+from helpers import said
 
 import make_submission
+from glue_peft.tasks import TASKS
 
 # What the leaderboard takes, written out here again: file -> folder, name of the predictions, rows, and for each label
 # name of nyu-mll/glue, in its order, the leaderboard's spelling. STS-B has scores.
@@ -26,13 +29,14 @@ EXPECTED = {
 
 @pytest.fixture
 def three_rows(monkeypatch):
-    """Test sets of three rows, so that a test needs no 400,000."""
-    files = tuple(wanted._replace(rows=3) for wanted in make_submission.LEADERBOARD_FILES)
-    monkeypatch.setattr(make_submission, "LEADERBOARD_FILES", files)
+    """Let every test set have three rows, so that a test needs no 400,000."""
+    for name, task in TASKS.items():
+        files = tuple(wanted._replace(rows=3) for wanted in task.leaderboard)
+        monkeypatch.setitem(TASKS, name, dataclasses.replace(task, leaderboard=files))
 
 
 def prediction_file(root: Path, task: str, name: str | None = None) -> Path:
-    """Where run_glue.py leaves the predictions of seed 1."""
+    """Return where run_glue.py leaves the predictions of seed 1."""
     return root / "1" / task / f"predict_results_{name or task}.txt"
 
 
@@ -48,27 +52,26 @@ def write_predictions(root: Path, rows: int | None = None) -> Path:
 
 
 def submit(capsys, *argv: object) -> tuple[int, str]:
-    """Run main and return its exit status and what it printed."""
-    status = make_submission.main([str(argument) for argument in argv])
-    captured = capsys.readouterr()
-    return status, captured.out + captured.err
+    """Call the script and return its exit status and what it printed."""
+    status, out, err = said(capsys, make_submission, *argv)
+    return status, "".join(f"{line}\n" for line in out + err)
 
 
 def read_zip(path: Path) -> dict[str, list[str]]:
-    """The lines of every file of a zip."""
+    """Return the lines of every file of a zip."""
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         return {name: archive.read(name).decode().splitlines() for name in archive.namelist()}
 
 
-def test_whole_submission(tmp_path, capsys):
+def test_complete_submission(tmp_path, capsys):
     """Eleven files with official names and labels, the test sets' sizes, indices from 0."""
     write_predictions(tmp_path / "lora4")
     status, said = submit(capsys, tmp_path / "lora4", 1, tmp_path / "lora4.zip")
     rows = sum(rows for _, _, rows, _ in EXPECTED.values())
     assert status == 0 and f"11 files, {rows:,} rows" in said
     files = read_zip(tmp_path / "lora4.zip")
-    assert list(files) == list(EXPECTED)
+    assert files.keys() == EXPECTED.keys()
     for name, (_, _, rows, pairs) in EXPECTED.items():
         labels = [pair.split()[1] for pair in pairs]
         assert files[name] == ["index\tprediction", *(f"{i}\t{labels[i % len(labels)]}" for i in range(rows))], name
@@ -79,11 +82,12 @@ def test_what_run_glue_predicts_is_taken(tmp_path, run, monkeypatch):
     tasks = ("cola", "rte", "stsb", "mnli")
     for task in tasks:
         run(f"root/1/{task}", task_name=task, do_train=None, do_eval=None, do_predict=True, max_train_samples=None)
-    files = [wanted for wanted in make_submission.LEADERBOARD_FILES if wanted.task in tasks]
-    files = [wanted._replace(rows=64) for wanted in files if prediction_file(tmp_path / "root", *wanted[1:3]).exists()]
-    assert {"CoLA.tsv", "RTE.tsv", "STS-B.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"} <= {wanted.name for wanted in files}
-    monkeypatch.setattr(make_submission, "LEADERBOARD_FILES", tuple(files))
+    for name, task in TASKS.items():
+        files = [wanted._replace(rows=64) for wanted in task.leaderboard if name in tasks]
+        files = [wanted for wanted in files if prediction_file(tmp_path / "root", name, wanted.predictions).exists()]
+        monkeypatch.setitem(TASKS, name, dataclasses.replace(task, leaderboard=tuple(files)))
     contents = make_submission.read_submission(tmp_path / "root" / "1")
+    assert {"CoLA.tsv", "RTE.tsv", "STS-B.tsv", "MNLI-m.tsv", "MNLI-mm.tsv"} <= contents.keys()
     assert all(content.count("\n") == 65 for content in contents.values())
     assert {line.split("\t")[1] for line in contents["CoLA.tsv"].splitlines()[1:]} <= {"0", "1"}
 
@@ -126,7 +130,7 @@ def test_every_missing_task_is_named_and_there_is_no_zip(tmp_path, capsys, three
     assert status == 2 and not out.exists()
     assert said == (
         f"make_submission.py: error: no zip was written, as {tmp_path / '1'} is not complete: "
-        "QQP.tsv: qqp/predict_results_qqp.txt: missing; AX.tsv: mnli/predict_results_ax.txt: missing\n"
+        "AX.tsv: mnli/predict_results_ax.txt: missing; QQP.tsv: qqp/predict_results_qqp.txt: missing\n"
     )
     out.write_bytes(b"older")
     assert submit(capsys, tmp_path, 1, out)[0] == 2
@@ -137,6 +141,7 @@ def test_a_zip_that_cannot_be_finished_is_not_begun(tmp_path, capsys, three_rows
     """A full disk leaves the older zip and no half-written file."""
 
     def full(*args, **kwargs):
+        """Fail as on a full disk."""
         raise OSError(28, "No space left on device")
 
     write_predictions(tmp_path, rows=3)
@@ -197,6 +202,5 @@ def test_bad_arguments(tmp_path, capsys, three_rows):
         status, said = submit(capsys, *argv)
         assert (status, len(said.splitlines())) == (2, 1)
         assert named in said
-    with pytest.raises(SystemExit) as stop:
-        make_submission.main([])
-    assert stop.value.code == 2
+    status, said = submit(capsys)
+    assert (status, len(said.splitlines())) == (2, 1) and "ROOT" in said

@@ -1,59 +1,33 @@
 """parse_results.py on hand-made result trees, with the expected numbers worked out by hand."""
 
 import contextlib
-import csv
 import errno
 import io
 import json
 import os
 import re
-import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import FIVE, call, metrics_of, said, shifted, write_result, write_rows, write_run, write_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_results import metrics_of, write_rows, write_run
 
 import parse_results
+from glue_peft.tasks import PAPER_TASKS, main_metric
 
 SCRIPT = Path(parse_results.__file__)
-TASKS = ["sst2", "mrpc", "cola", "qnli", "rte", "stsb"]
-KEYS = {task: "eval_accuracy" for task in TASKS} | {
-    "cola": "eval_matthews_correlation",
-    "stsb": "eval_combined_score",
-}
 # Two seeds of two tasks. mrpc: mean 88, deviations 1 and 1. cola: mean 61.4, deviations 1.4 and 1.4.
 # The per-seed averages are 73.5 and 75.9: mean 74.7, deviations 1.2 and 1.2.
 TWO_TASKS = {"mrpc": [0.87, 0.89], "cola": [0.600, 0.628]}
 
 
-def write_tree(root: Path, scores: dict[str, list[float | None]]) -> Path:
-    """Write one results file for each task and seed under `root`; None stands for a seed without a file."""
-    for task, values in scores.items():
-        for seed, value in enumerate(values, start=1):
-            if value is not None:
-                write_result(root, seed, task, json.dumps({KEYS.get(task, "eval_accuracy"): value, "epoch": 10.0}))
-    return root
-
-
-def write_result(root: Path, seed: int, task: str, content: str | bytes) -> Path:
-    """Write one results file with any content and return its path."""
-    path = root / str(seed) / task / "eval_results.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
 def parsed(capsys: pytest.CaptureFixture, *argv: object) -> tuple[int, list[str], list[str]]:
-    """Run main and return its exit status, the lines on stdout and the lines on stderr."""
-    status = parse_results.main([str(argument) for argument in argv])
-    captured = capsys.readouterr()
-    return status, captured.out.splitlines(), captured.err.splitlines()
+    """Call the script and return its exit status, the lines on stdout and the lines on stderr."""
+    return said(capsys, parse_results, *argv)
 
 
 def test_full_table_by_hand(tmp_path, capsys):
@@ -80,8 +54,7 @@ def test_full_table_by_hand(tmp_path, capsys):
         r"name | sst2 | mrpc | cola | qnli | rte | stsb | avg \\",
         r"lora4 | 92.0 ± 0.8 | 80.0 ± 1.4 | 60.0 ± 0.0 | 90.0 ± 2.4 | 70.0 ± 4.2 | 88.0 ± 1.6 | 80.0 ± 0.0 \\",
         "health: nothing found in 18 runs",
-        "health: not checked: the arguments of 18 runs (no run.json) and whether 12 runs collapsed "
-        "(no eval_majority_share)",
+        "health: not checked: the arguments of 18 runs (no run.json)",
     ]
 
 
@@ -348,11 +321,10 @@ def test_only_broken_files(tmp_path, capsys):
 @pytest.mark.parametrize(
     "argv", [[], ["only_root"], ["a", "1", "--stsb_metric", "f1"], ["a", "1", "--allow"], ["a", "1", "--ddof", "2"]]
 )
-def test_usage_errors(argv):
-    """argparse ends a wrong command line with exit status 2."""
-    with pytest.raises(SystemExit) as stop:
-        parse_results.main(argv)
-    assert stop.value.code == 2
+def test_usage_errors(capsys, argv):
+    """A wrong command line is one line, exit status 2."""
+    status, out, err = parsed(capsys, *argv)
+    assert (status, out, len(err)) == (2, [], 1) and err[0].startswith("parse_results.py: error: ")
 
 
 @pytest.mark.parametrize("name", ["größe".encode(), b"odd\xff"])
@@ -374,25 +346,24 @@ def test_standard_library_only(tmp_path):
     )
     command = [sys.executable, "-S", "-c", code, str(root), "2"]
     done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, check=True, text=True, encoding="utf-8")
-    assert done.stdout.splitlines()[-1].split() == [
-        "__main__",
-        "comparison",
-        "parse_results",
-        "published_scores",
-        "run_folder",
-        "seed_scores",
-    ]
+    assert done.stdout.splitlines()[-1].split() == ["__main__", "glue_peft", "parse_results"]
 
 
 GOOD = st.floats(0, 1)
+
+
 BAD = st.sampled_from([content for name, (content, _) in BAD_CONTENTS.items() if name != "negative"])
+
+
 CONTENTS = st.one_of(GOOD, GOOD, GOOD, st.none(), BAD, st.binary(max_size=20).map(lambda noise: b"\xff" + noise))
-TREES = st.dictionaries(st.sampled_from(TASKS), st.lists(CONTENTS, min_size=3, max_size=3), max_size=6)
+
+
+TREES = st.dictionaries(st.sampled_from(PAPER_TASKS), st.lists(CONTENTS, min_size=3, max_size=3), max_size=6)
 
 
 def expected_cells(tree: dict[str, list]) -> list[tuple[float, float, int]]:
     """Work out mean, std (both in percent) and n of each column with NumPy; NaN stands for what can't be used."""
-    tasks = [task for task in TASKS if any(isinstance(value, float) for value in tree.get(task, []))]
+    tasks = [task for task in PAPER_TASKS if any(isinstance(value, float) for value in tree.get(task, []))]
     table = np.array([[value if isinstance(value, float) else np.nan for value in tree[task]] for task in tasks])
     columns = [100 * row[~np.isnan(row)] for row in [*table, table.mean(axis=0)]]
     return [(column.mean(), column.std(), len(column)) if len(column) else (0.0, 0.0, 0) for column in columns]
@@ -422,14 +393,18 @@ def test_any_tree_gives_a_right_row_or_a_full_error(tmp_path_factory, tree):
             if isinstance(content, float):
                 write_tree(root, {task: [None] * (seed - 1) + [content]})
             elif content is not None:
-                content = content.replace("eval_accuracy", KEYS[task]) if isinstance(content, str) else content
+                content = (
+                    content.replace("eval_accuracy", f"eval_{main_metric(task)}")
+                    if isinstance(content, str)
+                    else content
+                )
                 write_result(root, seed, task, content)
             if not isinstance(content, float) and any(other is not None for other in contents):
                 at_fault.add(str(path))
     for flags in ([], ["--allow_missing"]):
         command = [str(root), "3", *flags]
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-            status = parse_results.main(command)
+            status = call(parse_results, *command)
         usable = any(isinstance(value, float) for contents in tree.values() for value in contents)
         assert status == (0 if usable and (flags or not at_fault) else 2)
         if status == 0:
@@ -439,8 +414,6 @@ def test_any_tree_gives_a_right_row_or_a_full_error(tmp_path_factory, tree):
         elif at_fault and not flags:
             assert {line.strip().partition(": ")[0] for line in err.getvalue().splitlines()[1:]} == at_fault
 
-
-# Statistics, epochs, costs, comparisons, formats.
 
 FOUR = {"mrpc": [0.80, 0.86, 0.90, 0.90], "rte": [0.60, 0.70, 0.70, 0.80]}
 
@@ -512,55 +485,11 @@ def test_costs_end_the_row(tmp_path, capsys):
     assert out[0].endswith("; no MNLI starts (unknown of 4 of 8 runs); peak memory: process")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("train_seconds", 36_061.6, "10:01:02"),
-        ("train_seconds", 59.6, "0:01:00"),
-        ("peak_bytes", 5.25e9, "5.25 GB"),
-        ("stored_bytes", 40_000, "0.04 MB"),
-        ("adapter_parameters", 101_376.0, "101,376"),
-    ],
-)
-def test_units(name, value, text):
-    """Hours, minutes and seconds; powers of ten."""
-    assert parse_results.cost_cell(name, value) == text
-
-
-def test_caption_names_starts_metrics_and_drops(tmp_path, capsys):
-    """Starts from an adapter, with the row if there are several; other metrics than the default; what is dropped."""
-    write_rows(tmp_path / "a", {"rte": [0.6, 0.7]}, arguments={"init_adapter_from": "x/mnli"})
-    write_rows(tmp_path / "a", {"mrpc": [0.8, 0.8], "cola": [0.5, 0.0]})
-    _, out, _ = parsed(capsys, tmp_path / "a", 2)
-    assert out[0].endswith("; started from an adapter: rte; peak memory: process")
-    _, out, _ = parsed(capsys, tmp_path / "a", 2, "--drop_collapsed")
-    assert "over up to 2 seeds" in out[0]
-    assert "; collapsed and diverged runs dropped (--drop_collapsed): 1; " in out[0]
-    assert out[2].startswith("a | 80.0 ± 0.0 | 50.0 ± 0.0 (n=1) | 65.0 ± 5.0 | 63.3 ± 0.0 (n=1) | ")
-    write_rows(tmp_path / "b", {"mrpc": [0.8, 0.8], "cola": [0.5, 0.4], "rte": [0.6, 0.5]})
-    _, out, _ = parsed(capsys, tmp_path / "b", tmp_path / "a", 2)
-    assert "; started from an adapter: a (rte); " in out[0]
-    scores = {"last": {"eval_accuracy": 0.7, "eval_f1": 0.81}}
-    write_run(tmp_path / "c", 1, "mrpc", 0.7, scores=scores)
-    write_run(tmp_path / "c", 1, "stsb", 0.5)
-    _, out, _ = parsed(capsys, tmp_path / "c", 1, "--metric", "mrpc=f1")
-    assert "; last epoch; mrpc: F1; STS-B: combined score; " in out[0]
-    assert out[2].startswith("c | 81.0 ± 0.0 | ")
-
-
 def test_health_is_part_of_the_output(tmp_path, capsys):
     """A collapsed run is listed under the table with its folder."""
     write_rows(tmp_path / "a", {"cola": [0.5, 0.0]})
     _, out, _ = parsed(capsys, tmp_path / "a", 2)
     assert f"health: collapsed, counted: {tmp_path}/a/2/cola (eval_matthews_correlation is 0)" in out
-
-
-FIVE = [0.700, 0.710, 0.720, 0.730, 0.740]
-
-
-def shifted(by: list[float]) -> list[float]:
-    """Return FIVE with one step added to each."""
-    return [value + step for value, step in zip(FIVE, by, strict=True)]
 
 
 def rows_of(out: list[str]) -> list[list[str]]:
@@ -589,21 +518,6 @@ def test_comparison_by_hand(tmp_path, capsys):
     assert average[0] == "avg" and average[5] == "-"
 
 
-def test_rows_of_one_method_differ_in_its_settings(tmp_path, capsys):
-    """Of one method every setting counts, also one whose first 40 characters are the same, and the global batch."""
-    layers = [f"encoder.layer.{i}.attention.self.query" for i in range(3)]
-    for name, alpha, chosen, processes in (("a", 8, layers[:2], 1), ("b", 16, layers, 4)):
-        write_rows(
-            tmp_path / name,
-            {"rte": FIVE},
-            adapter_config={"lora_alpha": alpha, "target_modules": chosen},
-            processes=processes,
-        )
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5)
-    (line,) = (line for line in out if line.startswith("the runs differ in: "))
-    assert "lora_alpha 8 / 16" in line and "layers [" in line and "processes 1 / 4" in line and "method" not in line
-
-
 def test_permutation_test_can_confirm_with_more_seeds(tmp_path, capsys):
     """With six seeds 2/64 is below 0.05, and the verdict needs no restriction; the worse row isn't called better."""
     write_rows(tmp_path / "a", {"rte": [*FIVE, 0.75]})
@@ -614,23 +528,6 @@ def test_permutation_test_can_confirm_with_more_seeds(tmp_path, capsys):
         write_rows(tmp_path / name, {"mrpc": [*FIVE, 0.75]})
     _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 6)
     assert rows_of(out)[-2][-2:] == ["0.0312 (at least 0.0312)", "a is better, by the t-test alone"]
-
-
-def test_comparison_names_what_else_differs(tmp_path, capsys):
-    """Rank and method, as PEFT has them, and every argument and hash that differs; not the flags of the method."""
-    write_rows(tmp_path / "a", {"rte": FIVE, "cola": FIVE})
-    other = {"arguments": {"adapter_name": "none", "rank": 16, "num_train_epochs": 80.0}, "adapter_config": None}
-    write_rows(tmp_path / "b", {"rte": shifted([0.01, 0.02, 0.03, 0.01, 0.02])}, **other)
-    write_rows(tmp_path / "b", {"cola": FIVE}, **other, data_sha256={"validation": "other"})
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5)
-    (line,) = (line for line in out if line.startswith("the runs differ in: "))
-    assert line == (
-        'the runs differ in: method "LORA" / none, rank 4 / none, layers ["dense", "key", "query", "value"] / none, '
-        "num_train_epochs 10.0 / 80.0, "
-        'validation data "cola validation" / "other"'
-    )
-    _, out, _ = parsed(capsys, tmp_path / "a", write_rows(tmp_path / "c", {"rte": FIVE, "cola": FIVE}), 5)
-    assert "the runs differ in: nothing that was recorded" in out
 
 
 def test_comparison_without_spread(tmp_path, capsys):
@@ -671,159 +568,6 @@ def test_rows_with_other_tasks(tmp_path, capsys):
     assert "avg, training and memory cover the tasks that every row has: rte" in out
 
 
-@pytest.mark.parametrize("form", ["markdown", "latex"])
-def test_bold_only_where_the_difference_holds_up(tmp_path, capsys, form):
-    """mrpc differs clearly, rte's best is within the noise, and cola's is equal."""
-    a = {"mrpc": FIVE, "rte": FIVE, "cola": FIVE}
-    b = {"mrpc": shifted([0.04, 0.05, 0.06, 0.05, 0.05]), "rte": shifted([0.15, -0.14, 0.13, -0.12, 0.03])}
-    write_rows(tmp_path / "a", a)
-    write_rows(tmp_path / "b", b | {"cola": FIVE})
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5, "--format", form)
-    bold = {"markdown": r"\*\*(\d+\.\d)[^*]*\*\*", "latex": r"\\textbf\{(\d+\.\d)[^}]*\}"}[form]
-    assert re.findall(bold, "\n".join(out)) == ["77.0"]
-
-
-def test_bold_family_counts_every_other_row(tmp_path, capsys):
-    """p of 0.03 for one pair is bold; beside a third row that was as likely to be the runner-up it isn't any more."""
-    steps = [0.01, 0.02, 0.03, 0.05, 0.005]  # t = 2.86 on 4 degrees of freedom: p = 0.046
-    write_rows(tmp_path / "a", {"rte": FIVE})
-    write_rows(tmp_path / "b", {"rte": shifted(steps)})
-    write_rows(tmp_path / "c", {"rte": shifted([-0.01, 0.02, -0.02, 0.01, -0.03])})
-    two = parsed(capsys, tmp_path / "a", tmp_path / "b", 5, "--format", "markdown")[1]
-    three = parsed(capsys, tmp_path / "a", tmp_path / "b", tmp_path / "c", 5, "--format", "markdown")[1]
-    assert any("**74.3 ± " in line for line in two)
-    assert not any("**" in line for line in three)
-
-
-def test_bold_family_keeps_rows_that_the_mean_puts_first(tmp_path, capsys):
-    """By the median b is best of rte, by the mean a: no bold there, and mrpc's p still counts two tests."""
-    steps = [0.01, 0.02, 0.03, 0.05, 0.005]  # p = 0.046
-    write_rows(tmp_path / "a", {"mrpc": FIVE, "rte": FIVE})
-    write_rows(tmp_path / "b", {"mrpc": shifted(steps), "rte": shifted([0.01, 0.01, 0.01, -0.3, -0.3])})
-    argv = [tmp_path / "a", tmp_path / "b", 5, "--format", "markdown", "--statistic", "median"]
-    assert not any("**" in line for line in parsed(capsys, *argv)[1])
-    assert any("**" in line for line in parsed(capsys, *argv, "--tasks", "mrpc")[1])
-
-
-def test_bold_needs_the_runner_up(tmp_path, capsys):
-    """Clearly above the third row but not above the second isn't bold."""
-    write_rows(tmp_path / "a", {"rte": FIVE})
-    write_rows(tmp_path / "b", {"rte": shifted([0.02, -0.01, 0.01, -0.02, 0.01])})
-    write_rows(tmp_path / "c", {"rte": shifted([-0.30, -0.31, -0.29, -0.30, -0.31])})
-    _, out, _ = parsed(capsys, *(tmp_path / name for name in "abc"), 5, "--format", "markdown")
-    assert not any("**" in line for line in out)
-    _, out, _ = parsed(capsys, tmp_path / "b", tmp_path / "c", 5, "--format", "markdown")
-    assert any("**72.2 ± " in line for line in out)
-
-
-def test_bold_median_with_the_lower_mean(tmp_path, capsys):
-    """The higher median isn't bold where the means, which the t-test compares, differ the other way."""
-    first = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
-    steps = [-0.05, -0.06, -0.05, -0.04, 0.01, -0.05, -0.06, -0.05, -0.04]
-    write_rows(tmp_path / "a", {"rte": first})
-    write_rows(tmp_path / "b", {"rte": [value + step for value, step in zip(first, steps, strict=True)]})
-    argv = [tmp_path / "a", tmp_path / "b", 9, "--format", "markdown", "--statistic"]
-    _, out, _ = parsed(capsys, *argv, "median")
-    assert "| b | 51.0 ± " in "\n".join(out) and "**" not in "\n".join(out)
-    _, out, _ = parsed(capsys, *argv, "mean")
-    assert "| a | **50.0 ± " in "\n".join(out)
-
-
-def test_latex_is_a_whole_document(tmp_path, capsys):
-    """Preamble, balanced groups and environments, one cell count a row, and no character that LaTeX trips over."""
-    for name in ("a_b&c%d#e$f{g}h~i^j\\k", "größe", "表", "[x]", "*×÷"):
-        write_rows(tmp_path / name, {"rte": [0.5, 0.61], "cola": [-0.1, 0.0]})
-    roots = sorted(tmp_path.iterdir())
-    _, out, _ = parsed(capsys, *roots, 2, "--format", "latex", "--published")
-    text = "\n".join(out)
-    assert text.startswith("\\documentclass{article}\n") and text.endswith("\\end{document}")
-    assert "\\usepackage{booktabs,graphicx}" in text
-    plain = re.sub(r"\\[\\{}$&#%_]", "", text)
-    assert plain.count("{") == plain.count("}")
-    assert plain.count("$") % 2 == 0
-    begun, ended = (re.findall(rf"\\{word}\{{(\w+)\}}", text) for word in ("begin", "end"))
-    assert sorted(begun) == sorted(ended)
-    tabulars = re.findall(r"\\begin\{tabular\}\{(l?r*)\}\n\\toprule\n(.*?)\\bottomrule", text, flags=re.DOTALL)
-    assert len(tabulars) == 5
-    for columns, body in tabulars:
-        lines = [line for line in body.splitlines() if line != r"\midrule"]
-        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
-        assert all(line.endswith(r" \\") for line in lines)
-    assert r"a\_b\&c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k & " in text
-    assert "größe & " in text and "U+8868 & " in text
-    assert not re.search(r"\\\\\s*[\[*]", text)  # a line's end takes these as its own argument
-    assert "$-$5.0 $\\pm$ 5.0" in text
-    assert not re.search(r"(?<!\\)[#%_~^]", re.sub(r"(?m)%$", "", text))
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_latex_compiles(tmp_path, capsys):
-    """pdflatex makes a page of it as it stands, whatever the rows are called, without an error or a cut line."""
-    names = ("lora4", "a_b&c%d#e$f{g}h~i^j\\k", "größe ×÷|<>\"'`", "表", "[x]", "*y", "--z", "\udcff")
-    for name in names:
-        write_rows(tmp_path / "rows" / name, {"rte": [0.5, 0.61, 0.62], "cola": [-0.1, 0.0, 0.1]})
-    roots = [tmp_path / "rows" / name for name in names]
-    status, out, _ = parsed(capsys, *roots, 3, "--format", "latex", "--published")
-    assert status == 0
-    (tmp_path / "a.tex").write_text("\n".join(out), encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
-    assert (tmp_path / "a.pdf").stat().st_size > 10_000
-    assert "Missing character" not in (tmp_path / "a.log").read_text(errors="replace")
-
-
-def test_markdown(tmp_path, capsys):
-    """Caption, table with as many cells in each row, notes as a list; bars in a name are escaped."""
-    write_rows(tmp_path / "a|b", {"rte": [0.5, 0.61]})
-    _, out, _ = parsed(capsys, tmp_path / "a|b", 2, "--format", "markdown")
-    assert out[1] == "" and out[3].startswith("| --- | ---: |")
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in out[2:5]} == {9}
-    assert out[4].startswith(r"| a\|b | 55.5 ± 5.5 | 55.5 ± 5.5 | 663,552 | ")
-    assert out[6].startswith("- left out of table and average") and out[7].startswith("- health: ")
-
-
-def test_json_and_csv_have_every_number_with_its_protocol(tmp_path, capsys):
-    """Both hold the same unrounded records; CSV's caption and notes go to stderr."""
-    write_rows(tmp_path / "a", {"rte": FIVE, "stsb": FIVE})
-    write_rows(tmp_path / "b", {"rte": shifted([0.04, 0.05, 0.06, 0.05, 0.05]), "stsb": FIVE})
-    argv = [tmp_path / "a", tmp_path / "b", 5, "--ddof", "1", "--statistic", "median", "--format"]
-    status, out, err = parsed(capsys, *argv, "json")
-    content = json.loads("\n".join(out))
-    assert (status, err) == (0, [])
-    assert content["captions"][0].startswith("median ± sample std over 5 seeds")
-    assert any(note.startswith("health: ") for note in content["notes"])
-    records = {(record["name"], record["task"]): record for record in content["numbers"]}
-    assert len(records) == len(content["numbers"]) == 9
-    ours = records["a", "rte"]
-    assert ours["value"] == pytest.approx(72) and ours["std"] == pytest.approx(100 * statistics.stdev(FIVE))
-    fields = ("kind", "n", "statistic", "ddof", "epoch", "metric", "mnli_start", "adapter_parameters")
-    assert [ours[name] for name in fields] == ["ours", 5, "median", 1, "last", "accuracy", False, 663_552]
-    assert records["a", "stsb"]["metric"] == "combined_score"
-    compared = records["b minus a", "rte"]
-    assert compared["value"] == pytest.approx(5) and compared["permutation_p"] == 0.0625
-    assert compared["holm_p"] == pytest.approx(2 * compared["p"])  # stsb has no spread, and counts in the family
-    assert compared["holm_permutation_p"] == 0.125
-    status, out, err = parsed(capsys, *argv, "csv")
-    rows = list(csv.DictReader(out))
-    assert status == 0 and err[0] == content["captions"][0]
-    assert [row["task"] for row in rows] == [record["task"] for record in content["numbers"]]
-    assert float(rows[0]["value"]) == content["numbers"][0]["value"]
-
-
-def test_mnlis_sets_in_json(tmp_path, capsys):
-    """MNLI has three records: the mean that counts, and each set."""
-    write_run(tmp_path / "a", 1, "mnli", 0.84, 0.86)
-    _, out, _ = parsed(capsys, tmp_path / "a", 1, "--tasks", "mnli", "--format", "json")
-    found = {record["task"]: record["value"] for record in json.loads("\n".join(out))["numbers"]}
-    assert found == {
-        "mnli": pytest.approx(85),
-        "mnli-m": pytest.approx(84),
-        "mnli-mm": pytest.approx(86),
-        "avg": pytest.approx(85),
-    }
-
-
 def test_options_between_the_roots_and_the_seeds(tmp_path, capsys):
     """The order of options and arguments doesn't matter."""
     for name in "ab":
@@ -860,19 +604,27 @@ JSON_VALUES = st.recursive(
     lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
     max_leaves=5,
 )
+
+
 RECORD_KEYS = st.sampled_from(
     ["arguments", "adapter_config", "base_model", "data_sha256", "parameters", "saved_bytes", "peak_memory", "metrics"]
 )
+
+
 INNER_KEYS = st.sampled_from(
     ["task_name", "rank", "seed", "init_adapter_from", "adapter_name", "peft_type", "r", "target_modules", "name"]
     + ["load_best_model_at_end"]
     + ["sha256", "train", "adapter", "head", "bytes", "kind", "train_runtime", "eval_majority_share", "eval_loss"]
 )
+
+
 RECORDS = st.dictionaries(RECORD_KEYS, JSON_VALUES | st.dictionaries(INNER_KEYS, JSON_VALUES, max_size=4), max_size=4)
+
+
 KINDS = st.sampled_from(
     ["good"] * 6
     + ["missing", "truncated", "bytes", "folder", "loop", "dangling", "link", "no record", "broken record"]
-    + ["scored", "badly scored", "failed"]
+    + ["scored", "badly scored", "failed", "failed long ago"]
 )
 
 
@@ -888,12 +640,15 @@ def write_odd_run(root: Path, seed: int, kind: str, score: float, record: dict, 
         return False
     text = json.dumps({"eval_accuracy": score})
     folder.mkdir(parents=True)
-    if kind == "failed":
-        (folder / "failure.txt").write_bytes(noise)
+    if kind in ("failed", "failed long ago"):
+        name, content = "failure.json", json.dumps({"kind": noise.decode("latin-1"), "message": "diverged"}).encode()
+        if kind == "failed long ago":
+            name, content = "failure.txt", noise
+        (folder / name).write_bytes(content)
     if kind in ("scored", "badly scored"):  # what run.json says of the last epoch goes before eval_results.json
         record = record | {"scores": {"last": json.loads(text) if kind == "scored" else [score]}}
         text = json.dumps({"eval_accuracy": score / 2})
-    if kind not in ("no record", "broken record", "failed"):
+    if kind not in ("no record", "broken record", "failed", "failed long ago"):
         (folder / "run.json").write_text(json.dumps(record))
     if kind == "broken record":
         (folder / "run.json").write_bytes(noise + b"{")
@@ -929,7 +684,7 @@ def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, 
     flags = ["--published", "--format", form]
     for more in ([], ["--allow_missing"]):
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-            status = parse_results.main([str(root), str(len(runs)), *flags, *more])
+            status = call(parse_results, root, len(runs), *flags, *more)
         assert status == (0 if good and (more or all(usable)) else 2)
         if status == 0 and form == "json":
             value = next(n for n in json.loads(out.getvalue())["numbers"] if n["task"] == "rte")
@@ -950,24 +705,11 @@ def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, 
     assert re.search(rf" {finished}/0/\d/\d$", sums)
 
 
-def test_listed_runs_of_mnli_and_of_one_evaluation(tmp_path, capsys):
-    """MNLI's score is the mean of both sets; a run that was evaluated once has no best epoch."""
-    write_run(tmp_path / "lora4", 1, "mnli", 0.84, 0.90)
-    write_run(tmp_path / "lora4", 2, "mnli", 0.60, 0.70, arguments={"eval_strategy": "no"})
-    status, out, err = parsed(capsys, tmp_path / "lora4", tmp_path / "lora4" / ".." / "lora4", 2, "--tasks", "mnli",
-                              "--format", "runs")  # fmt: skip
-    first, second = csv.DictReader(out)
-    assert status == 0 and not any("paired by seed" in line for line in err)
-    assert [float(first[name]) for name in ("last", "best")] == pytest.approx([87, 87])
-    assert (float(second["last"]), second["best"], second["best_epoch"]) == (pytest.approx(65), "", "")
-
-
 @pytest.mark.parametrize("flags", [["--published"], ["--ddof", "1"], ["--statistic", "median"]])
 def test_options_without_effect_on_the_list_of_runs(tmp_path, capsys, flags):
     """They are refused by name."""
-    with pytest.raises(SystemExit) as stop:
-        parse_results.main([str(tmp_path), "1", "--format", "runs", *flags])
-    assert stop.value.code == 2 and flags[0] in capsys.readouterr().err
+    status, _, err = parsed(capsys, tmp_path, 1, "--format", "runs", *flags)
+    assert status == 2 and flags[0] in err[0]
 
 
 def test_rows_without_a_common_task(tmp_path, capsys):
@@ -985,25 +727,6 @@ def test_costs_cover_the_tasks_that_every_row_has(tmp_path, capsys):
     write_rows(tmp_path / "b", {"rte": [0.7]})
     _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 1, "--allow_missing")
     assert [row[-2] for row in rows_of(out)[1:3]] == ["0:01:00", "0:01:00"]
-
-
-def test_latex_minus_signs_in_numbers_alone(tmp_path, capsys):
-    """A verdict has the row's name as it is."""
-    write_rows(tmp_path / "a", {"cola": [-value for value in FIVE]})
-    write_rows(tmp_path / "b_lr2e-4", {"cola": shifted([0.04, 0.05, 0.06, 0.05, 0.05])})
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b_lr2e-4", 5, "--format", "latex")
-    text = "\n".join(out)
-    assert "2e$-$4" not in text and "$-$72.0" in text
-
-
-def test_a_part_of_the_data_stands_in_the_caption(tmp_path, capsys):
-    """Whatever share or number of rows any run had."""
-    write_run(tmp_path / "lora4", 1, "mrpc", 0.75, arguments={"selection_fraction": 0.1})
-    odd = {"max_train_samples": ["no number"]}
-    write_run(tmp_path / "lora4", 2, "mrpc", 0.5, arguments={"max_eval_samples": 100, "selection_fraction": 0.1} | odd)
-    assert parse_results.main([str(tmp_path / "lora4"), "2", "--tasks", "mrpc"]) == 0
-    caption = capsys.readouterr().out.splitlines()[0]
-    assert "; selection_fraction 0.1; max_eval_samples 100 or none; no MNLI starts" in caption
 
 
 @pytest.mark.parametrize("out", ["closed pipe", "full disk"])
@@ -1024,17 +747,8 @@ def test_an_output_that_takes_nothing(tmp_path, out):
     assert (done.returncode, done.stderr) == expected
 
 
-def test_runs_are_listed_one_a_line(tmp_path, capsys):
-    """Last, best and selected epoch side by side, whatever --epoch asks for; what wasn't measured stays empty."""
-    entry = {"epoch": 3.0, "eval_accuracy": 0.875}
-    scores = {"last": entry | {"epoch": 10.0, "eval_accuracy": 0.75}, "best": entry}
-    scores["selected"] = entry | {"selection_accuracy": 0.625}
-    write_run(tmp_path / "lora4", 1, "mrpc", 0.75, scores=scores)
-    write_run(tmp_path / "lora4", 2, "mrpc", 0.5, scores=None, device="cpu")
-    assert parse_results.main([str(tmp_path / "lora4"), "2", "--tasks", "mrpc", "--format", "runs"]) == 0
-    first, second = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    found = [first[name] for name in ("task", "seed", "last", "last_epoch", "best", "best_epoch", "selected")]
-    assert found == ["mrpc", "1", "75.0", "10.0", "87.5", "3.0", "87.5"]
-    assert (first["selection_rows_score"], second["selection_rows_score"]) == ("62.5", "")
-    assert (first["adapter_parameters"], first["train_seconds"], first["device"]) == ("663552", "60.0", "")
-    assert (second["last"], second["best"], second["device"]) == ("50.0", "", "cpu")
+@pytest.mark.parametrize("more", [["--epoch", "best"], ["--published"], ["--format", "json"], ["--metric", "mrpc=f1"]])
+def test_options_without_effect_on_the_status_are_refused(tmp_path, capsys, more):
+    """Only --tasks goes with --status."""
+    status, _, err = parsed(capsys, "--status", tmp_path, 1, *more)
+    assert status == 2 and f"not with {more[0]}" in err[0]

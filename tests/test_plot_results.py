@@ -6,19 +6,19 @@ import struct
 from pathlib import Path
 
 import pytest
-from make_results import write_rows, write_run
+from helpers import call, write_rows, write_run
 
 import plot_results
 from glue_peft.tables.published import published_of
-from glue_peft.tables.read import read_results
-from glue_peft.tasks import TASK_METRICS
+from glue_peft.tables.results import read_results
+from glue_peft.tasks import TASKS, GlueTask
 
 SCORES = {"mrpc": [0.86, 0.88, 0.90], "stsb": [0.88, 0.89, 0.87]}
 
 
 @pytest.fixture
 def roots(tmp_path) -> list[Path]:
-    """Two rows, LoRA and VeRA."""
+    """Write two rows, LoRA and VeRA."""
     lora = write_rows(tmp_path / "lora4", SCORES)
     vera = write_rows(
         tmp_path / "vera256",
@@ -38,7 +38,7 @@ def plotted(*argv: object):
 
 
 def solid(axes) -> list[tuple[float, float]]:
-    """The means: the filled markers, which error bars draw as lines."""
+    """Return the means: the filled markers, which error bars draw as lines."""
     return [
         (line.get_xdata()[0], line.get_ydata()[0])
         for line in axes.lines
@@ -47,7 +47,7 @@ def solid(axes) -> list[tuple[float, float]]:
 
 
 def hollow(axes) -> list[tuple[float, float]]:
-    """The papers' values."""
+    """Return the papers' values."""
     return [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_markerfacecolor() == "none"]
 
 
@@ -76,10 +76,11 @@ def test_hollow_marks_are_of_the_metric_drawn(roots):
 
 
 def test_a_task_of_ones_own_is_drawn_by_its_name(tmp_path, monkeypatch):
-    """A line in TASK_METRICS is all that a figure needs, as README says."""
-    monkeypatch.setitem(TASK_METRICS, "hans", "accuracy")
+    """A row in TASKS is all that a figure needs, as the docs say."""
+    hans = GlueTask("HANS", ("premise", "hypothesis"), ("accuracy",), "accuracy", (0.5,), (), None)
+    monkeypatch.setitem(TASKS, "hans", hans)
     _, panels = plotted(write_rows(tmp_path / "lora4", {"hans": [0.6, 0.7]}), 2, "--tasks", "hans", "a.png")
-    assert [y for _, y in solid(panels["hans (accuracy)"])] == pytest.approx([65])
+    assert [y for _, y in solid(panels["HANS (accuracy)"])] == pytest.approx([65])
 
 
 def test_the_legend_stays_inside_a_narrow_figure(tmp_path):
@@ -201,7 +202,7 @@ def test_a_figure_that_cannot_be_written(roots, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     folder = tmp_path / "out"
     folder.mkdir()
-    assert plot_results.main([str(roots[0]), "3", str(folder / "a.png")]) == 2
+    assert call(plot_results, roots[0], 3, folder / "a.png") == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"can't be written: {os.strerror(errno.ENOSPC)}")
     assert list(folder.iterdir()) == []
 
@@ -215,6 +216,6 @@ def test_errors(roots, tmp_path, capsys):
         ([roots[0], 4, tmp_path / "a.png"], "4/mrpc/eval_results.json: missing"),
         ([roots[0], "x", tmp_path / "a.png"], "NSEEDS"),
     ):
-        assert plot_results.main([str(argument) for argument in argv]) == 2
+        assert call(plot_results, *argv) == 2
         assert named in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import peft
 import pytest
-from conftest import arguments, read
+from helpers import arguments, read, said
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, BertModel
 
 import plot_spectrum
 import run_glue
+from glue_peft.errors import UsageError
 from plot_spectrum import Update
 
 BLOCK = "encoder.layer.0."
@@ -38,6 +39,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     results = tmp_path_factory.mktemp("results")
 
     def train(adapter: str) -> Path:
+        """Train, unless it was done before."""
         folder = results / adapter / "1" / "mrpc"
         flags: dict[str, object] = {"adapter_name": adapter, "do_eval": None}
         if adapter in CONFIGS:
@@ -56,18 +58,16 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
 
 
 def weight(folder: Path, kind: str) -> np.ndarray:
-    """A weight of the first block in a plain model's file, with or without the name of the model before it."""
+    """Return a weight of the first block in a plain model's file, with or without the name of the model before it."""
     tensors = load_file(folder / "model.safetensors")
     name = f"{BLOCK}{kind}.weight"
     return next(tensors[key] for key in (name, f"roberta.{name}") if key in tensors).astype(np.float64)
 
 
 def plot(capsys, *argv: object) -> tuple[int, str]:
-    """Run main and return its exit status and what it printed."""
-    capsys.readouterr()  # what a training before it printed
-    status = plot_spectrum.main([str(argument) for argument in argv])
-    captured = capsys.readouterr()
-    return status, captured.out + captured.err
+    """Call the script and return its exit status and what it printed."""
+    status, out, err = said(capsys, plot_spectrum, *argv)
+    return status, "\n".join(out + err)
 
 
 def test_effective_rank_of_known_spectra():
@@ -278,7 +278,7 @@ def test_bad_folders_and_files(trained, tmp_path, capsys):
 def test_runs_of_different_models_under_one_name():
     """Their layers have different sizes, and no median."""
     adapters = {"lora": [Update("query", np.ones(size), 1.0) for size in (3, 4)]}
-    with pytest.raises(run_glue.UsageError, match="the runs of lora have layers query of different sizes"):
+    with pytest.raises(UsageError, match="the runs of lora have layers query of different sizes"):
         plot_spectrum.check_sizes(adapters)
 
 
@@ -286,6 +286,7 @@ def test_full_disk_leaves_no_figure(trained, tmp_path, capsys, monkeypatch):
     """What savefig raises is one line, and the older figure stays."""
 
     def full(*args, **kwargs):
+        """Fail as on a full disk."""
         raise OSError(28, "No space left on device")
 
     out = tmp_path / "a.png"

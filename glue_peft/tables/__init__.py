@@ -1,1 +1,1 @@
-"""From result folders to tables and figure_style."""
+"""From result folders to tables and figures."""

@@ -1,6 +1,6 @@
-"""What the figures share: colours and markers that everybody can tell apart, and files written whole.
+"""What the figures share: colours and markers that everybody can tell apart, and how their files are written.
 
-Imported by the plot scripts. Needs no torch, and matplotlib only when a figure is written.
+Needs no torch, and matplotlib only when a figure is written.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ def check_figure_file(out: Path) -> None:
 
 
 def write_figure(figure: "Figure", out: Path) -> None:
-    """Write the figure, whole or not at all; the same content gives the same bytes. Raises UsageError."""
+    """Write the figure atomically; the same content gives the same bytes. Raises UsageError."""
     import matplotlib
 
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}

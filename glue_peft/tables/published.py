@@ -1,7 +1,7 @@
-"""The papers' rows, and how ours compare with them. Imported by parse_results.py and plot_results.py.
+"""The papers' rows, and how ours compare with them.
 
-recipes/published_glue.csv has one line for each number, as its paper prints it. `layers` are the adapted layers and
-`mnli_start` says whether the task starts from an MNLI adapter; `?` stands for what wasn't read.
+published_glue.csv, beside this file, has one line for each number, as its paper prints it. `layers` are the adapted
+layers and `mnli_start` says whether the task starts from an MNLI adapter; `?` stands for what wasn't read.
 """
 
 import csv
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glue_peft.tables.read import Results, Row, adapter_starts, data_limits, part, printable, row_facts
+from glue_peft.tables.paired_tests import centre
+from glue_peft.tables.protocol import adapter_starts, data_limits, row_facts
+from glue_peft.tables.read import part, printable
+from glue_peft.tables.results import Results, Row
 from glue_peft.tasks import METRICS, PAPER_TASKS
 
-PUBLISHED_FILE = Path(__file__).resolve().parent / "recipes" / "published_glue.csv"
+PUBLISHED_FILE = Path(__file__).resolve().parent / "published_glue.csv"
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,11 @@ def read_published(model: str, path: Path = PUBLISHED_FILE) -> list[PublishedRow
         for line in csv.DictReader(file):
             if line["model"] != model.lower():
                 continue
-            identity = tuple(line[name] for name in ("paper", "arxiv", "table", "model", "method", "rank"))
+            identity = {name: line[name] for name in ("paper", "arxiv", "table", "model", "method", "rank")}
             row = rows.setdefault(
-                identity,
+                tuple(identity.values()),
                 PublishedRow(
-                    *identity,
+                    **identity,
                     parameters=float(line["trainable_params_millions"]) if line["trainable_params_millions"] else None,
                     statistic=line["statistic"].partition("±")[0],
                     n_seeds=int(line["n_seeds"]),
@@ -104,7 +107,7 @@ def published_of_all(results: Results) -> dict[str, list[PublishedRow]]:
 
 
 def same_method(row: PublishedRow, method: str) -> bool:
-    """Whether a published method is ours: `vera (all linear)` is VeRA, `vb-lora` PEFT's VBLORA."""
+    """Say whether a published method is ours: `vera (all linear)` is VeRA, `vb-lora` PEFT's VBLORA."""
     return bool(method) and row.method.partition(" (")[0].replace("-", "") == method.replace("-", "")
 
 
@@ -117,7 +120,9 @@ def published_of(row: Row, tasks: list[str]) -> list[PublishedRow]:
 
 def compare_with_published(row: Row, theirs: PublishedRow, results: Results, statistic: str) -> str:
     """Say for each task whether ours lies within two combined standard errors, and in what the protocols differ."""
-    within, outside, open_ = [], [], []
+    within: list[str] = []
+    outside: list[str] = []
+    open_: list[str] = []
     for task in [*results.tasks, "avg"]:
         average = task == "avg"
         scores = row.seed_averages(results.averaged_tasks) if average else row.scores(task)
@@ -125,7 +130,7 @@ def compare_with_published(row: Row, theirs: PublishedRow, results: Results, sta
         values = [100 * value for value in scores.values()]
         if printed is None or not values:
             continue
-        ours = statistics.fmean(values) if statistic == "mean" else statistics.median(values)
+        ours = centre(values, statistic)
         if printed.spread is None or len(values) < 2:
             open_.append(task)
             continue

@@ -1,12 +1,11 @@
-"""published_scores.py, and the authors' averages from their own rows."""
+"""tables/published.py, and the authors' averages from their own rows."""
 
 import csv
 import json
 import math
 
 import pytest
-from make_results import write_rows
-from test_seed_scores import read
+from helpers import results_of, write_rows
 
 import parse_results
 from glue_peft.tables.published import (
@@ -19,7 +18,11 @@ from glue_peft.tables.published import (
 from glue_peft.tasks import METRICS, PAPER_TASKS
 
 MODELS = ("roberta-base", "roberta-large")
+
+
 ROWS = [row for model in MODELS for row in read_published(model)]
+
+
 RANDLORA = [row for row in ROWS if row.paper == "RandLoRA"]
 
 
@@ -72,7 +75,7 @@ def randlora(tmp_path, values: dict[str, list[float]], **changes):
     """Return our RandLoRA row of rank 64 on RoBERTa-base, and the paper's."""
     row_is = {"arguments": {"adapter_name": "randlora"}, "adapter_config": {"peft_type": "RANDLORA", "r": 64}}
     root = write_rows(tmp_path / "randlora64", values, **(row_is | changes))
-    results = read(root, len(next(iter(values.values()))), "--stsb_metric", "pearson")
+    results = results_of(root, len(next(iter(values.values()))), "--stsb_metric", "pearson")
     (theirs,) = published_of(results.rows[0], results.tasks)
     return results, theirs
 
@@ -110,7 +113,7 @@ def test_differences_in_protocol(tmp_path):
         arguments={"adapter_name": "randlora", "init_adapter_from": "mnli"},
         adapter_config={"peft_type": "RANDLORA", "r": 32, "target_modules": ["query", "value"]},
     )
-    results = read(results.rows[0].root, 1, "--epoch", "best")
+    results = results_of(results.rows[0].root, 1, "--epoch", "best")
     said = compare_with_published(results.rows[0], theirs, results, "median")
     assert said.endswith(
         "no spread to judge by: mrpc, stsb; protocol differs: rank 32 (theirs 64), layers query value (theirs dense "
@@ -125,7 +128,7 @@ def test_a_part_of_the_data_and_variants_of_a_method_are_named(tmp_path):
     adapter = {"peft_type": "LORA", "r": 8, "use_dora": True, "init_lora_weights": "pissa"}
     arguments = {"adapter_config": "dora.json", "max_train_samples": 100, "selection_fraction": 0.1}
     root = write_rows(tmp_path / "dora8", {"mrpc": [0.88, 0.89]}, arguments=arguments, adapter_config=adapter)
-    results = read(root, 2)
+    results = results_of(root, 2)
     lora = next(row for row in ROWS if row.paper == "LoRA" and row.model == "roberta-base" and row.method == "lora")
     said = compare_with_published(results.rows[0], lora, results, "mean")
     assert ", selection_fraction 0.1, max_train_samples 100, use_dora, pissa; learning rate" in said
@@ -135,7 +138,7 @@ def test_an_average_of_other_metrics_is_not_compared(tmp_path):
     """Ours has STS-B's combined score where the paper has Pearson, or MRPC's F1."""
     for flags, compared in (((), False), (("--stsb_metric", "pearson"), True)):
         root = write_rows(tmp_path / "lora4", {task: [0.8, 0.81] for task in PAPER_TASKS})
-        results = read(root, 2, *flags)
+        results = results_of(root, 2, *flags)
         said = compare_with_published(results.rows[0], RANDLORA[0], results, "mean")
         assert ("avg (" in said) is compared
 
@@ -144,7 +147,7 @@ def test_starts_that_are_not_known(tmp_path):
     """Where it wasn't read whether a paper starts from MNLI, an MNLI start of ours is named and none isn't."""
     for start, said in ((None, False), ("x/mnli", True)):
         root = write_rows(tmp_path / "vera", {"rte": [0.7, 0.8]}, arguments={"init_adapter_from": start})
-        results = read(root, 2)
+        results = results_of(root, 2)
         vera = next(row for row in ROWS if row.paper == "VeRA" and row.model == "roberta-base")
         text = compare_with_published(results.rows[0], vera, results, "mean")
         assert ("rte starts from an adapter (theirs isn't known)" in text) is said

@@ -1,14 +1,25 @@
-"""comparison.py against SciPy and cases worked out by hand."""
+"""tables/paired_tests.py against SciPy and cases worked out by hand."""
 
 import math
 import statistics
 
 import pytest
+from helpers import FIVE, results_of, shifted, write_rows
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from glue_peft.tables.paired_tests import Comparison, compare, holm, interval_half_width, permutation_test, verdict
+from glue_peft.tables.paired_tests import (
+    Comparison,
+    best_cells,
+    centre,
+    compare,
+    deviation,
+    holm,
+    interval_half_width,
+    permutation_test,
+    verdict,
+)
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=8)
 
@@ -37,8 +48,8 @@ def test_t_test_is_scipys(pairs):
     differences = [b - a for a, b in pairs]
     assume(statistics.stdev(differences) > 1e-6)
     found, expected = compare(by_seed(first), by_seed(second)), stats.ttest_rel(second, first)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
-    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()), rel=1e-6, abs=1e-9)
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9, abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()), rel=1e-9, abs=1e-12)
     assert interval_half_width(differences) == pytest.approx((found.high - found.low) / 2)
 
 
@@ -54,6 +65,14 @@ def test_permutation_test_is_scipys(pairs):
     p, smallest = permutation_test(differences)
     assert p == pytest.approx(expected.pvalue)
     assert smallest == 2 / 2 ** len(differences)
+
+
+def test_centre_and_deviation_by_hand():
+    """1, 2, 6: mean 3, median 2, squares 4 + 1 + 9 over 3 or 2; one value has no sample's deviation."""
+    values = [1.0, 2.0, 6.0]
+    assert (centre(values, "mean"), centre(values, "median")) == (3, 2)
+    assert deviation(values, 0) == pytest.approx(math.sqrt(14 / 3)) and deviation(values, 1) == pytest.approx(7**0.5)
+    assert (deviation([0.5], 0), deviation([0.5], 1)) == (0, None)
 
 
 def test_verdicts_go_by_corrected_p_values():
@@ -88,7 +107,7 @@ def test_without_spread_there_is_no_t_test():
 
 
 def test_only_common_seeds_are_paired():
-    """A seed that one side lacks is left out, and without a common one there is no paired_tests."""
+    """A seed that one side lacks is left out, and without a common one there is no comparison."""
     found = compare({1: 0.5, 2: 0.9, 4: 0.1}, {2: 0.8, 3: 0.0, 4: 0.2})
     assert found.n == 2
     assert found.difference == pytest.approx(0.0, abs=1e-12)
@@ -111,3 +130,50 @@ def test_holm_is_its_definition(ps):
         last = max(index for index, other in enumerate(ranked) if other == p)
         candidates = [min(1.0, (len(ps) - index) * ranked[index]) for index in range(last + 1)]
         assert adjusted == pytest.approx(max(candidates))
+
+
+# Best cells: (row, column), of the columns in the table's order with the name's as 0.
+
+
+def best_of(*argv: object, statistic: str = "mean") -> set[tuple[int, int]]:
+    """Return the best cells of a table."""
+    return best_cells(results_of(*argv), statistic)
+
+
+def test_bold_family_counts_every_other_row(tmp_path):
+    """p of 0.03 for one pair is bold; beside a third row that was as likely to be the runner-up it isn't any more."""
+    steps = [0.01, 0.02, 0.03, 0.05, 0.005]  # t = 2.86 on 4 degrees of freedom: p = 0.046
+    write_rows(tmp_path / "a", {"rte": FIVE})
+    write_rows(tmp_path / "b", {"rte": shifted(steps)})
+    write_rows(tmp_path / "c", {"rte": shifted([-0.01, 0.02, -0.02, 0.01, -0.03])})
+    assert best_of(tmp_path / "a", tmp_path / "b", 5) == {(1, 1), (1, 2)}
+    assert best_of(tmp_path / "a", tmp_path / "b", tmp_path / "c", 5) == set()
+
+
+def test_bold_family_keeps_rows_that_the_mean_puts_first(tmp_path):
+    """By the median b is best of rte, by the mean a: no bold there, and mrpc's p still counts two tests."""
+    steps = [0.01, 0.02, 0.03, 0.05, 0.005]  # p = 0.046
+    write_rows(tmp_path / "a", {"mrpc": FIVE, "rte": FIVE})
+    write_rows(tmp_path / "b", {"mrpc": shifted(steps), "rte": shifted([0.01, 0.01, 0.01, -0.3, -0.3])})
+    argv = [tmp_path / "a", tmp_path / "b", 5]
+    assert best_of(*argv, statistic="median") == set()
+    assert best_of(*argv, "--tasks", "mrpc", statistic="median") == {(1, 1), (1, 2)}
+
+
+def test_bold_needs_the_runner_up(tmp_path):
+    """Clearly above the third row but not above the second isn't bold."""
+    write_rows(tmp_path / "a", {"rte": FIVE})
+    write_rows(tmp_path / "b", {"rte": shifted([0.02, -0.01, 0.01, -0.02, 0.01])})
+    write_rows(tmp_path / "c", {"rte": shifted([-0.30, -0.31, -0.29, -0.30, -0.31])})
+    assert best_of(*(tmp_path / name for name in "abc"), 5) == set()
+    assert best_of(tmp_path / "b", tmp_path / "c", 5) == {(0, 1), (0, 2)}
+
+
+def test_bold_median_with_the_lower_mean(tmp_path):
+    """The higher median isn't bold where the means, which the t-test compares, differ the other way."""
+    first = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    steps = [-0.05, -0.06, -0.05, -0.04, 0.01, -0.05, -0.06, -0.05, -0.04]
+    write_rows(tmp_path / "a", {"rte": first})
+    write_rows(tmp_path / "b", {"rte": [value + step for value, step in zip(first, steps, strict=True)]})
+    assert best_of(tmp_path / "a", tmp_path / "b", 9, statistic="median") == set()
+    assert best_of(tmp_path / "a", tmp_path / "b", 9) == {(0, 1), (0, 2)}

@@ -1,0 +1,111 @@
+"""What a reader of a table has to know about its runs: missing, failed, collapsed, or made in another way."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from glue_peft.run_folder import RECORD_FILE, plural
+from glue_peft.tables.collapse import collapse, divergence, majority_share
+from glue_peft.tables.protocol import settings_of, shortened
+from glue_peft.tables.read import Run, UnusableFileError, number, part, printable
+from glue_peft.tables.results import Results, Row, is_there
+from glue_peft.tasks import TASKS
+
+SAME_IN_ALL_TASKS = ("base model", "adapter_name", "rank", "target_modules", "adapter_config.peft_type")
+
+
+def coverage_lines(results: Results) -> list[str]:
+    """Say which tasks have no column, and where the average covers fewer seeds or tasks than the table."""
+    lines = []
+    if results.averaged_tasks != results.tasks:
+        tasks = ", ".join(results.averaged_tasks) or "none"
+        lines.append(f"avg, training and memory cover the tasks that every row has: {tasks}")
+    for row in results.rows:
+        n = len(row.seed_averages(results.averaged_tasks))
+        if n != results.n_seeds:
+            name = "" if len(results.rows) == 1 else f"{row.name}: "
+            lines.append(f"{name}avg covers {n} of {results.n_seeds} seeds, those with every task in the table")
+    if results.empty_tasks:
+        empty = ", ".join(results.empty_tasks)
+        lines.append(f"left out of table and average, as no seed has a usable result: {empty}")
+    others = [
+        task
+        for task in TASKS
+        if task not in results.tasks + results.empty_tasks
+        and any((row.root / str(seed) / task).is_dir() for row in results.rows for seed in results.seeds)
+    ]
+    if others:
+        lines.append(f"there, but not part of this table: {', '.join(others)}")
+    return lines
+
+
+def health_lines(results: Results) -> list[str]:
+    """Return one line for everything about the runs that a reader of the table has to know, with its folder."""
+    # A task whose runs are all broken or dropped has no column, but still a reason.
+    tasks = [
+        *results.tasks,
+        *(task for task in results.empty_tasks if any(is_there(row, task) for row in results.rows)),
+    ]
+    runs = [run for row in results.rows for task in tasks for run in row.runs[task].values()]
+    lines = [faulty_line(run, run.fault) for run in runs if run.fault is not None]
+    for kind, reason_of in (("diverged", divergence), ("collapsed", collapse)):
+        for run in runs:
+            reason = reason_of(run) if run.fault is None else None
+            if reason is not None:
+                counts = "dropped" if run.dropped else "counted"
+                lines.append(f"{kind}, {counts}: {printable(str(run.folder))} ({reason})")
+    for row in results.rows:
+        lines += [f"differs from its row: {line}" for line in different_lines(row, results.tasks)]
+    return (lines or [f"nothing found in {plural(len(runs), 'run')}"]) + unchecked_lines(runs)
+
+
+def faulty_line(run: Run, fault: UnusableFileError) -> str:
+    """Return a line on a run without a score: missing, diverged, failed, or with a file that can't be used."""
+    folder, failure = printable(str(run.folder)), fault.failure
+    if fault.is_missing:
+        return f"missing: {folder}"
+    if failure is not None and failure.kind == "diverged":
+        return f"diverged: {folder} ({failure.message})"
+    if failure is not None:
+        return f"failed: {folder} ({failure})"
+    return f"{'unusable' if divergence(run) is None else 'diverged'}: {folder} ({fault.reason})"
+
+
+def unchecked_lines(runs: list[Run]) -> list[str]:
+    """Say which checks had nothing to go by."""
+    scored = [run for run in runs if run.score is not None]
+    no_record = sum(run.record is None for run in scored)
+    no_share = sum("accuracy" in TASKS[run.task].metrics and majority_share(run) is None for run in scored)
+    arguments = [f"the arguments of {plural(no_record, 'run')} (no {RECORD_FILE})"] if no_record else []
+    shares = [f"whether {plural(no_share, 'run')} collapsed (no eval_majority_share)"] if no_share else []
+    return [f"not checked: {' and '.join(arguments + shares)}"] if arguments or shares else []
+
+
+def different_lines(row: Row, tasks: list[str]) -> list[str]:
+    """Return a line for each run that was made in another way than most of its row: folder and arguments."""
+    found: dict[Path, list[str]] = {}
+    everything: dict[Path, dict[str, str]] = {}
+    for task in tasks:
+        records = {run.folder: (seed, run.record) for seed, run in row.used(task).items() if run.record is not None}
+        settings = {folder: settings_of(record) for folder, (_, record) in records.items()}
+        collect_outliers(settings, lambda name: name not in SAME_IN_ALL_TASKS, found)
+        everything |= settings
+        for folder, (seed, record) in records.items():
+            recorded = number(part(record, "arguments").get("seed"))
+            if recorded is not None and recorded != seed:  # a copied folder is no second run
+                found.setdefault(folder, []).append(f"its seed is {recorded:g}")
+    collect_outliers(everything, lambda name: name in SAME_IN_ALL_TASKS, found)
+    return [f"{printable(str(folder))}: {'; '.join(details)}" for folder, details in sorted(found.items())]
+
+
+def collect_outliers(
+    settings: dict[Path, dict[str, str]], concerns: Callable[[str], bool], found: dict[Path, list[str]]
+) -> None:
+    """Add to `found` every value that differs from the most frequent one (at a tie, from the first)."""
+    for name in sorted({name for values in settings.values() for name in values if concerns(name)}):
+        values = {folder: of_run[name] for folder, of_run in settings.items() if name in of_run}
+        usual = Counter(values.values()).most_common(1)[0][0]
+        for folder, value in values.items():
+            if value != usual:
+                detail = f"{printable(name[:60])} {shortened(value)}, not {shortened(usual)}"
+                found.setdefault(folder, []).append(detail)

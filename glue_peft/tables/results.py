@@ -1,0 +1,258 @@
+"""Folders of results -> rows of runs, as the options of parse_results.py and plot_results.py ask for them.
+
+A row is a folder ROOT with a folder ROOT/<seed>/<task>/ for each run.
+"""
+
+import argparse
+import os
+import re
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glue_peft.errors import UsageError
+from glue_peft.tables.collapse import collapse, divergence
+from glue_peft.tables.read import EPOCHS, Run, UnusableFileError, printable, read_run
+from glue_peft.tasks import METRICS, PAPER_TASKS, TASKS, main_metric
+
+STSB_METRICS = TASKS["stsb"].metrics + ("combined_score",)
+MOST_SEEDS = 9999
+JOB_LOG = "joblog.tsv"  # of train_all.sh, beside the adapters' folders
+
+
+@dataclass
+class Row:
+    """One ROOT: all its runs."""
+
+    name: str
+    root: Path
+    runs: dict[str, dict[int, Run]]  # task, seed
+
+    def used(self, task: str) -> dict[int, Run]:
+        """Return the runs whose scores count."""
+        return {seed: run for seed, run in self.runs[task].items() if run.score is not None and not run.dropped}
+
+    def scores(self, task: str) -> dict[int, float]:
+        """Return the score of each seed, as a fraction."""
+        return {seed: run.score for seed, run in self.used(task).items() if run.score is not None}
+
+    def columns(self, task: str) -> list[list[float]]:
+        """Return the scores behind a cell: one list, for MNLI one of the matched and one of the mismatched set."""
+        return [list(values) for values in zip(*(run.parts for run in self.used(task).values()), strict=True)]
+
+    def seed_averages(self, tasks: list[str]) -> dict[int, float]:
+        """Return the average over `tasks` of each seed that has them all."""
+        scores = [self.scores(task) for task in tasks]
+        complete = set.intersection(*map(set, scores)) if scores else set()
+        return {seed: statistics.fmean(of_task[seed] for of_task in scores) for seed in sorted(complete)}
+
+    def records(self, tasks: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Yield the run.json of every run that counts and has one."""
+        return (run.record for task in tasks for run in self.used(task).values() if run.record is not None)
+
+
+@dataclass
+class Results:
+    """Everything that was read, and the choices it was read with."""
+
+    rows: list[Row]
+    tasks: list[str]
+    empty_tasks: list[str]  # asked for, but no seed of any row has them
+    metrics: dict[str, str]
+    epoch: str
+    seeds: list[int]
+    ignored: list[str]  # files that can't be used and that --allow_missing did without, a line each
+    drop_collapsed: bool
+
+    @property
+    def n_seeds(self) -> int:
+        """Return how many seeds were asked for."""
+        return len(self.seeds)
+
+    @property
+    def n_dropped(self) -> int:
+        """Return how many runs --drop_collapsed left out."""
+        return sum(run.dropped for row in self.rows for runs in row.runs.values() for run in runs.values())
+
+    @property
+    def averaged_tasks(self) -> list[str]:
+        """Return the tasks that every row has: averages over different tasks can't be compared."""
+        return [task for task in self.tasks if all(row.used(task) for row in self.rows)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options on what is read; their values are checked by read_results."""
+    parser.add_argument("roots", metavar="ROOT", nargs="+", help="folder of one row, with ROOT/<seed>/<task>/ in it")
+    parser.add_argument("n_seeds", metavar="NSEEDS", help="how many seeds (5: 1 to 5), a range (3-5) or a list (1,3)")
+    parser.add_argument(
+        "--tasks",
+        help=f"tasks with commas between them, or `all` (default: {','.join(PAPER_TASKS)}; "
+        f"there are also {', '.join(task for task in TASKS if task not in PAPER_TASKS)})",
+    )
+    parser.add_argument(
+        "--metric",
+        metavar="TASK=KEY",
+        action="append",
+        default=[],
+        help=f"what to report of a task, such as mrpc=f1; can be repeated; KEY is one of {', '.join(METRICS)}",
+    )
+    parser.add_argument(
+        "--stsb_metric",
+        choices=STSB_METRICS,
+        help="what to report of STS-B (default: combined_score, the mean of the other two)",
+    )
+    parser.add_argument("--epoch", choices=EPOCHS, default="last", help="whose scores (default: %(default)s)")
+    parser.add_argument("--allow_missing", action="store_true", help="use the seeds that are there, and show how many")
+    parser.add_argument("--drop_collapsed", action="store_true", help="leave out collapsed and diverged runs")
+
+
+def read_results(args: argparse.Namespace) -> Results:
+    """Read all that the options ask for; raises UsageError, which names every file at fault."""
+    seeds, roots = wanted_seeds(args.n_seeds), distinct_roots(args.roots)
+    wanted = wanted_tasks(args.tasks)
+    metrics = wanted_metrics(args.metric, args.stsb_metric, wanted)
+    rows = read_rows(roots, seeds, wanted, metrics, args.epoch)
+    tasks = [task for task in wanted if any(is_there(row, task) for row in rows)]
+    unusable = unusable_lines(rows, tasks, and_missing=not args.allow_missing)
+    if unusable and not args.allow_missing:
+        raise UsageError("\n".join(["missing or unreadable (--allow_missing does without them):", *unusable]))
+    if args.drop_collapsed:
+        drop_collapsed(rows)
+    tasks = [task for task in tasks if any(row.used(task) for row in rows)]
+    for row, root in zip(rows, roots, strict=True):
+        if not any(row.used(task) for task in tasks):
+            message = (
+                f"ROOT {root!r} has no usable result of {seeds_text(seeds)}; expected are files "
+                f"<seed>/<task>/eval_results.json with <task> one of {', '.join(wanted)}"
+            )
+            raise UsageError("\n".join([message, *unusable_lines([row], wanted, and_missing=False)]))
+    empty = [task for task in wanted if task not in tasks]
+    return Results(rows, tasks, empty, metrics, args.epoch, seeds, unusable, args.drop_collapsed)
+
+
+def distinct_roots(roots: list[str]) -> list[str]:
+    """Return the folders without repeats, so that `x/lora4 x/*` compares all with lora4, and without a sweep's log."""
+    kept = [root for root in roots if os.path.basename(root) != JOB_LOG or os.path.isdir(root)]
+    if not kept:
+        raise UsageError(f"ROOT: no folder of results, only {roots[0]}")
+    first = {os.path.abspath(root): root for root in reversed(kept)}
+    return [root for root in dict.fromkeys(kept) if root in first.values()]
+
+
+def wanted_seeds(text: str) -> list[int]:
+    """Return the seeds of NSEEDS: `5` is 1 to 5, `3-5` a range, `1,3` a list; else raise UsageError."""
+    seeds: list[int] = []
+    for part_of_list in [f"1-{text}"] if text.isalnum() else text.split(","):
+        match = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part_of_list)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < first + MOST_SEEDS:
+            seeds = []
+            break
+        seeds += range(first, last + 1)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(
+            f"NSEEDS must be a number of seeds from 1 to {MOST_SEEDS}, a range such as 3-5 or a list such as 1,3 with "
+            f"no seed twice, not {text[:40]!r}"
+        )
+    return seeds
+
+
+def seeds_text(seeds: list[int]) -> str:
+    """Return `seeds 1 to 5` for consecutive seeds, else all of them."""
+    consecutive = len(seeds) > 1 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    listed = f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
+    return f"seed{'s' * (len(seeds) > 1)} {listed}"
+
+
+def wanted_tasks(text: str | None) -> list[str]:
+    """Return the tasks that --tasks names, in its order."""
+    if text is None:
+        return PAPER_TASKS
+    tasks = list(TASKS) if text == "all" else text.replace(",", " ").split()
+    unknown = [task for task in tasks if task not in TASKS]
+    if unknown or not tasks or len(set(tasks)) < len(tasks):
+        raise UsageError(f"--tasks {text}: allowed are `all` or some of {', '.join(TASKS)}, each once")
+    return tasks
+
+
+def wanted_metrics(changes: list[str], stsb_metric: str | None, tasks: list[str]) -> dict[str, str]:
+    """Return the metric of each task, with the changes of --metric and --stsb_metric, which must be of `tasks`."""
+    metrics = {task: main_metric(task) for task in TASKS}
+    if stsb_metric is not None:
+        changes = [*changes, f"stsb={stsb_metric}"]
+    changed: dict[str, str] = {}
+    for change in changes:
+        task, _, key = change.partition("=")
+        key = key.removeprefix("eval_")
+        if task not in metrics or key not in METRICS:
+            raise UsageError(
+                f"--metric {change}: must be TASK=KEY with TASK one of {', '.join(metrics)} and KEY one of "
+                f"{', '.join(METRICS)}"
+            )
+        if task not in tasks:
+            raise UsageError(f"--metric {change}: {task} is not one of the table's tasks, {', '.join(tasks)}")
+        if changed.setdefault(task, key) != key:
+            raise UsageError(f"--metric {change}: {task}={changed[task]} is asked for as well")
+    return metrics | changed
+
+
+def row_names(roots: list[str]) -> list[str]:
+    """Return each folder's name, or its path as given where two names are equal."""
+    names = [os.path.basename(os.path.abspath(root)) or root for root in roots]
+    return [printable(name if names.count(name) == 1 else root) for name, root in zip(names, roots, strict=True)]
+
+
+def read_rows(roots: list[str], seeds: list[int], tasks: list[str], metrics: dict[str, str], epoch: str) -> list[Row]:
+    """Read every task and seed of every ROOT; raises UsageError where one is no folder."""
+    for root in roots:
+        if not os.path.isdir(root):
+            raise UsageError(
+                f"ROOT must be an existing folder that holds <seed>/<task>/eval_results.json, not {root!r}"
+            )
+    rows = []
+    for name, folder in zip(row_names(roots), map(Path, roots), strict=True):
+        runs = {
+            task: {seed: read_run(folder / str(seed) / task, task, metrics[task], epoch) for seed in seeds}
+            for task in tasks
+        }
+        rows.append(Row(name, folder, runs))
+    refuse_repeated_files(rows)
+    return rows
+
+
+def refuse_repeated_files(rows: list[Row]) -> None:
+    """Take the score of runs whose file was counted already, through a link or a folder given twice."""
+    seen: dict[tuple[int, int], Path] = {}
+    for run in (run for row in rows for runs in row.runs.values() for run in runs.values()):
+        if run.score is None or run.source is None:
+            continue
+        status = os.stat(run.source)
+        first = seen.setdefault((status.st_dev, status.st_ino), run.source)
+        if first is not run.source:
+            run.score, run.fault = None, UnusableFileError(run.source, f"is the same file as {printable(str(first))}")
+
+
+def is_there(row: Row, task: str) -> bool:
+    """Say whether any seed has left anything of the task."""
+    return any(run.fault is None or not run.fault.is_missing for run in row.runs[task].values())
+
+
+def unusable_lines(rows: list[Row], tasks: list[str], and_missing: bool) -> list[str]:
+    """Return one line for each file of `tasks` that can't be used and, where asked for, each that is missing."""
+    return [
+        f"  {printable(str(run.fault.path))}: {run.fault.reason}"
+        for row in rows
+        for task in tasks
+        for run in row.runs[task].values()
+        if run.fault is not None and (and_missing or not run.fault.is_missing)
+    ]
+
+
+def drop_collapsed(rows: list[Row]) -> None:
+    """Mark collapsed and diverged runs, whose scores then no longer count."""
+    for row in rows:
+        for task in row.runs:
+            for run in row.used(task).values():
+                run.dropped = (collapse(run) or divergence(run)) is not None
