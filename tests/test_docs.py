@@ -105,7 +105,7 @@ def test_sweeps_print_runs_that_parse(command, tmp_path):
     """The grid of each is printed, and runs from all over it pass those checks."""
     words = shlex.split(command.partition(" | ")[0])
     assignments = words[: words.index("sbatch" if "sbatch" in words else "bash")]
-    variables = dict(word.split("=", 1) for word in assignments) | {"DRY_RUN": "1"}
+    variables = dict(word.split("=", 1) for word in assignments) | {"DRY_RUN": "1", "PYTHON": sys.executable}
     done = train_all(*words[words.index("train_all.sh") + 1 :], **variables)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
