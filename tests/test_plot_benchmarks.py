@@ -1,22 +1,22 @@
-"""benchmarks/plot_benchmarks.py: the committed numbers are those of results/benchmarks.md and stand in the figure."""
+"""benchmarks/plot_benchmarks.py: the committed numbers are those of docs/benchmarks.md and stand in the figure."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-import run_glue
 from benchmarks import plot_benchmarks
 
-RESULTS = Path(run_glue.__file__).parent / "results"
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "results"
 FILES = [RESULTS / "bench_adapters.json", RESULTS / "bench_grid.json"]
 ADAPTERS, GRID = (json.loads(path.read_text()) for path in FILES)
 RANDLORA = GRID["adapters"]["randlora r64"]
 
 
 def test_committed_numbers_are_those_of_the_report():
-    """results/benchmarks.md and the JSON files beside it are of the same runs."""
-    report = (RESULTS / "benchmarks.md").read_text()
+    """docs/benchmarks.md and the JSON files in results/ are of the same runs."""
+    report = (REPOSITORY / "docs" / "benchmarks.md").read_text()
     for row in [*ADAPTERS["training_step"].values(), *ADAPTERS["evaluation"].values()]:
         assert f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})" in report
     for row in RANDLORA["tasks"].values():
