@@ -1,4 +1,4 @@
-"""The grid of train_all.sh: a recipe and the variables of the environment -> the runs, each with its folder and command.
+"""The grid of train_all.sh: a recipe and the variables -> the runs, each with its folder and its command.
 
 A recipe is a table in recipes/, a row for the values of a model, an adapter and one or several tasks.
 """

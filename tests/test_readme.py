@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_train_all import train_all
+from sweep_helpers import train_all
 
 import make_submission
 import parse_results
