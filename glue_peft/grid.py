@@ -47,6 +47,7 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
 
     Raises UsageError where a value would be guessed, and where two runs would share a folder.
     """
+    check_numbers(settings)
     recipe = f"{prefix()}recipes/{settings.get('RECIPE') or 'randlora'}.tsv"
     rows = read_recipe(recipe)
     # What the recipe has, and what is wanted of it or beyond it.
@@ -108,6 +109,17 @@ def distinct(rows: list[dict[str, str]], column: str) -> list[str]:
 def serves(value: str, item: str, known: list[str]) -> bool:
     """Say whether a row with this value is for an item; one that the recipe doesn't know gets its first value's."""
     return item == value or (item not in known and [value] == known[:1])
+
+
+def check_numbers(settings: Mapping[str, str]) -> None:
+    """Refuse values that are no numbers or lists; raise UsageError."""
+    for name in ("JOBS", "JOBS_PER_GPU"):
+        if not re.fullmatch("[1-9][0-9]*", settings.get(name) or "1"):
+            raise UsageError(f"{name}: {settings[name]} is not a number of runs")
+    if not re.fullmatch("[0-9]+", settings.get("RETRIES") or "1"):
+        raise UsageError(f"RETRIES: {settings['RETRIES']} is not a whole number")
+    if not re.fullmatch("[^ ,]+(,[^ ,]+)*", settings.get("GPUS") or "0"):
+        raise UsageError(f"GPUS: {settings['GPUS']} is not a list like 0,1,2")
 
 
 def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:

@@ -25,7 +25,7 @@ from glue_peft import run_folder
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
 from glue_peft.grid import Run, read_grid, root_of
-from glue_peft.run_folder import ATTEMPT, ATTEMPT_ENDED, LOG_FILE, RECORD_FILE, Failure, is_running, last_words
+from glue_peft.run_folder import ATTEMPT, ATTEMPT_ENDED, LOG_FILE, RECORD_FILE, Failure, last_words
 from glue_peft.run_state import state
 
 TO_RUN = ("open", "broken")  # of the states that standing() returns
@@ -33,14 +33,13 @@ STOPPED = (75, 129, 130, 138, 143)  # by its own word, or by SIGHUP, SIGINT, SIG
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 POLL = 0.02  # seconds between two looks at the runs
 TIME = "%Y-%m-%d %H:%M:%S"
-JOB_LOG = "joblog.tsv"
-JOB_LOG_HEADER = "run\tstart\tseconds\texit_status\n"
+JOB_LOG = "joblog.tsv"  # below the root of the results
+OLD_JOB_LOG = "joblog_old.tsv"  # GNU parallel's, of an earlier version of the sweep, with command lines
 
 
 def main() -> int:
     """Do what the environment and the command line ask for, and return the exit status."""
     settings, flags = dict(os.environ), sys.argv[1:]
-    check_numbers(settings)
     runs = read_grid(settings, flags)
     line = settings.get("SLURM_ARRAY_TASK_ID")
     if settings.get("DRY_RUN"):
@@ -63,7 +62,8 @@ def main() -> int:
     if line and sweep.waiting:
         become(sweep.waiting[0], line, settings)
     sweep.run_all()
-    return sweep.stopping or summarize(sweep.outcomes, len(sweep.waiting))
+    status = summarize(sweep.outcomes, len(sweep.waiting))
+    return sweep.stopping or status
 
 
 def say(text: str | bytes, descriptor: int = 1) -> None:
@@ -96,17 +96,6 @@ def as_ranges(numbers: list[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def check_numbers(settings: Mapping[str, str]) -> None:
-    """Refuse values that are no numbers or lists; raise UsageError."""
-    for name in ("JOBS", "JOBS_PER_GPU"):
-        if not re.fullmatch("[1-9][0-9]*", settings.get(name) or "1"):
-            raise UsageError(f"{name}: {settings[name]} is not a number of runs")
-    if not re.fullmatch("[0-9]+", settings.get("RETRIES") or "1"):
-        raise UsageError(f"RETRIES: {settings['RETRIES']} is not a whole number")
-    if not re.fullmatch("[^ ,]+(,[^ ,]+)*", settings.get("GPUS") or "0"):
-        raise UsageError(f"GPUS: {settings['GPUS']} is not a list like 0,1,2")
-
-
 # How the runs stand
 
 
@@ -114,7 +103,7 @@ def standing(run: Run) -> tuple[str, str]:
     """Return how a run stands, and why: finished, elsewhere, another one's (other), or to be run (open, broken)."""
     folder = Path(run.folder)
     try:
-        if is_running(folder):
+        if run_folder.is_running(folder):
             return "elsewhere", run_folder.holder_of(folder)
         found, reason = state(folder, run.flags)
         if found == "finished" and run_folder.checkpoints(folder) and "save_total_limit" not in given_flags(run.flags):
@@ -220,7 +209,7 @@ def become(run: Run, line: str, settings: Mapping[str, str]) -> NoReturn:
         os.dup2(log.fileno(), 2)
     say(f"{ATTEMPT}{time.strftime(TIME)} {run.folder}\n")
     threads = settings.get("OMP_NUM_THREADS") or settings.get("SLURM_CPUS_PER_TASK") or str(cores(settings))
-    os.execvpe(run.command[0], run.command, settings | {"OMP_NUM_THREADS": threads})
+    os.execvpe(run.command[0], run.command, os.environ | {"OMP_NUM_THREADS": threads})
 
 
 @dataclass
@@ -370,25 +359,24 @@ def bases_of(runs: list[Run]) -> dict[str, str]:
 
 def outcome_of(run: Run, status: int) -> str:
     """Return what a run's exit status comes to."""
-    folder = Path(run.folder)
-    if status == 0 and (folder / RECORD_FILE).exists():
+    if status == 0 and (Path(run.folder) / RECORD_FILE).exists():
         return "done"
     if status in STOPPED:
         return "stopped"
-    if status == 2 and (is_running(folder) or state(folder, run.flags)[0] == "finished"):
+    if status == 2 and standing(run)[0] in ("elsewhere", "finished"):
         return "elsewhere"  # another sweep's run has the folder, or had it
     return "failed"
 
 
 def note_failure(run: Run, status: int) -> Failure:
-    """Return why a run ended without results, and keep it in its folder where the run itself couldn't."""
+    """Return why a run ended without results, and note it in its folder where the run itself couldn't."""
     folder = Path(run.folder)
     failure = run_folder.read_failure(folder)
     if failure is None:
         killed = "killed" if 128 < status <= 128 + 64 else "error"
         kind = "usage" if status == 2 else "stopped" if status in STOPPED else killed
         failure = Failure(kind, last_words(folder))
-        if not is_running(folder) and state(folder, run.flags)[0] != "other":
+        if standing(run)[0] in TO_RUN:
             run_folder.write_failure(folder, failure)
     return failure
 
@@ -399,10 +387,10 @@ def log_job(root: Path, run: Run, began: float, status: int) -> None:
     started = time.strftime(TIME, time.localtime(began))
     line = os.fsencode(f"{run.folder}\t{started}\t{time.time() - began:.1f}\t{status}\n")
     with contextlib.suppress(OSError):
-        if path.exists() and path.open("rb").read(4) == b"Seq\t":  # GNU parallel's, with command lines
-            path.replace(root / "joblog_old.tsv")
+        if path.exists() and path.read_bytes().startswith(b"Seq\t"):
+            path.replace(root / OLD_JOB_LOG)
         with contextlib.suppress(FileExistsError), open(path, "xb", buffering=0) as file:
-            file.write(JOB_LOG_HEADER.encode())
+            file.write(b"run\tstart\tseconds\texit_status\n")
         with open(path, "ab", buffering=0) as file:
             file.write(line)
 

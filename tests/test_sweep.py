@@ -51,7 +51,9 @@ try:
         with open(world / "calls", "a") as calls:
             calls.write(json.dumps({"folder": str(folder), "pid": os.getpid(), **seen}) + "\\n")
         print("a line of the run", flush=True)
-        base = pathlib.Path(flags[flags.index("--init_adapter_from") + 1]) if "--init_adapter_from" in flags else folder
+        base = folder
+        if "--init_adapter_from" in flags:
+            base = pathlib.Path(flags[flags.index("--init_adapter_from") + 1])
         if base != folder and not (base / "run.json").exists():
             sys.exit("error: nothing to start from")
         if (world / "kill").exists():
