@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Time what a sweep costs: the same runs in turn and two at a time, and what it adds to a run.
 
-    python benchmarks/bench_sweep.py            12 tiny runs, three times in turn and three times with JOBS=2
-    python benchmarks/bench_sweep.py --quick    2 runs once, for CI
+    python -m benchmarks.bench_sweep            12 tiny runs, three times in turn and three times with JOBS=2
+    python -m benchmarks.bench_sweep --quick    2 runs once, for CI
 
 First real runs, on random models and data made on the spot, each with one thread, so that the two ways differ in
 nothing else. Then train_all.sh with a stand-in for the interpreter, which does nothing but leave what marks a run as

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
 """Break a sweep on purpose and compare what it leaves, to the bit, with an undisturbed sweep's.
 
-    python benchmarks/fault_drill.py            80 signals over 30 tiny runs, then the planted faults
-    python benchmarks/fault_drill.py --quick    the same in small, for CI
+    python -m benchmarks.fault_drill            80 signals over 30 tiny runs, then the planted faults
+    python -m benchmarks.fault_drill --quick    the same in small, for CI
 
-Models and data are random, made on the spot (tests/make_tiny.py). Wants Linux (/proc), GNU parallel and one thread a
-run. A sweep under JOBS=2 is run undisturbed, then another over the same grid while a killer sends SIGKILL, SIGTERM, or
-SIGTERM and soon after SIGKILL, to its runs, to the shells around them, to GNU parallel and to train_all.sh itself, and
-starts the sweep again whenever it has ended, until everything is finished. A sixth of the moments are drawn uniformly
-from a run's typical duration, most of which is imports for runs as short as these; the others a little after a run was
-seen to begin loading, training, saving, evaluating, or what follows its training. The draws follow --seed; where in a
-run a moment falls depends on the machine, too.
+Models and data are random, made on the spot (tests/make_tiny.py). Wants Linux (/proc) and one thread a run. A sweep
+under JOBS=2 is run undisturbed, then another over the same grid while a killer sends SIGKILL, SIGTERM, or SIGTERM and
+soon after SIGKILL, to its runs, and SIGKILL, SIGTERM or SIGHUP to train_all.sh itself, and starts the sweep again
+whenever it has ended, until everything is finished. A sixth of the moments are drawn uniformly from a run's typical
+duration, most of which is imports for runs as short as these; the others a little after a run was seen to begin
+loading, training, saving, evaluating, or what follows its training. The draws follow --seed; where in a run a moment
+falls depends on the machine, too.
 
 Compared are all files below the root of the results, which must be the same ones: weights and everything else that is
 not JSON byte by byte, JSON value by value. Left out is what can't be equal:
@@ -41,11 +41,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from glue_peft import run_folder
 
-REPOSITORY = Path(run_folder.__file__).resolve().parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 MARK = "FAULT_DRILL"  # in the environment of every process of a sweep: the killer touches no other
 FLAGS = (
     "--dataset_path ../tiny/glue --do_predict --num_train_epochs 4 --per_device_train_batch_size 16 --learning_rate "
@@ -87,9 +85,21 @@ class Grid:
         return Grid(self.place.with_name(name), **values)
 
     def start(
-        self, *flags: str, limit: int | None = None, prefix: tuple[str, ...] = (), stdout: int | IO = subprocess.PIPE
+        self,
+        *flags: str,
+        limit: int = resource.RLIM_INFINITY,
+        ignored: tuple[signal.Signals, ...] = (),
+        prefix: tuple[str, ...] = (),
+        stdout: int | IO = subprocess.PIPE,
     ) -> subprocess.Popen:
-        """Start a sweep; `limit` is the largest file in bytes that it may write, `prefix` a command to start it by."""
+        """Start a sweep by a command before it, with a limit to its files' bytes and with signals that are ignored."""
+
+        def prepare() -> None:
+            """Set what the sweep inherits, whatever this process has inherited itself."""
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
         (self.place / "tmp").mkdir(parents=True, exist_ok=True)
         own = {"MODELS": "../tiny/roberta", "ADAPTERS": self.adapters, "TASKS": self.tasks, "SEEDS": self.seeds}
         own |= {"RESULTS": "results", "PYTHON": sys.executable, "JOBS": "2", "OMP_NUM_THREADS": "1"}
@@ -106,7 +116,7 @@ class Grid:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
+            preexec_fn=prepare,
         )
 
     def sweep(self, *flags: str, **how: object) -> tuple[int, str]:
@@ -181,13 +191,12 @@ class Process:
     """A process of a sweep."""
 
     pid: int
-    kind: str
     started: float  # seconds since the epoch
-    folder: Path | None = None
+    folder: Path | None  # of a run
 
 
 def describe_process(pid: int, place: Path) -> Process | None:
-    """What a process is, if it belongs to a sweep of this place and still lives."""
+    """Return what a process is, if it belongs to a sweep of this place and still lives."""
     try:
         proc = Path("/proc", str(pid))
         if f"{MARK}={place}".encode() not in (proc / "environ").read_bytes().split(b"\0"):
@@ -197,13 +206,8 @@ def describe_process(pid: int, place: Path) -> Process | None:
     except (OSError, IndexError):
         return None
     started = BOOT + int(ticks) / os.sysconf("SC_CLK_TCK")
-    if len(words) > 1 and words[1].endswith("/run_glue.py"):
-        return Process(pid, "a run", started, place / words[words.index("--output_dir") + 1])
-    if len(words) > 1 and words[1].endswith("/parallel"):
-        return Process(pid, "GNU parallel", started)
-    if any("run_one" in word for word in words):
-        return Process(pid, "a run's shell", started)
-    return Process(pid, "train_all.sh" if any(w.endswith("/train_all.sh") for w in words) else "another", started)
+    is_run = len(words) > 1 and words[1].endswith("/run_glue.py")
+    return Process(pid, started, place / words[words.index("--output_dir") + 1] if is_run else None)
 
 
 def processes(place: Path) -> list[Process]:
@@ -266,7 +270,7 @@ class Killer:
     followers: list[tuple[float, int]] = field(default_factory=list)
     events: dict[str, list[tuple[Path | None, int]]] = field(default_factory=lambda: defaultdict(list))
     lies: list[str] = field(default_factory=list)  # what sweeps said that wasn't so
-    next_blow: float = 0.0  # when something of the sweep itself is hit
+    next_blow: float = 0.0  # when the sweep itself is hit
 
     def draw_fate(self) -> tuple[object, str]:
         """When a run is hit (its age in seconds, or after the beginning of a phase) and by what."""
@@ -280,7 +284,7 @@ class Killer:
             send(pid, signal.SIGKILL, place)
             self.followers.remove((due, pid))
         alive = processes(place) if self.left else []
-        for run in [process for process in alive if process.kind == "a run"]:
+        for run in [process for process in alive if process.folder]:
             known = (run.pid, run.started)
             aim, name = self.fates.setdefault(known, self.draw_fate())
             doing = phase(run)
@@ -291,12 +295,10 @@ class Killer:
                 self.fates[known] = ("nothing more", "")
                 self.strike(run, name, f"a run, {doing}")
         if sweep is not None and self.left and now >= self.next_blow:
-            kind = self.rng.choice(["train_all.sh", "GNU parallel", "a run's shell"])
-            targets = [p for p in alive if p.kind == kind and (kind != "train_all.sh" or p.pid == sweep.pid)]
-            if targets and self.next_blow:
-                self.strike(self.rng.choice(targets), self.rng.choice(["SIGKILL", "SIGTERM"]), kind)
-            if targets or not self.next_blow:
-                self.next_blow = now + self.rng.uniform(0.1, 2) * self.typical
+            target = next((process for process in alive if process.pid == sweep.pid), None)
+            if target and self.next_blow:
+                self.strike(target, self.rng.choice(["SIGKILL", "SIGTERM", "SIGHUP"]), "train_all.sh")
+            self.next_blow = now + self.rng.uniform(0.1, 2) * self.typical
 
     def strike(self, process: Process, name: str, what: str) -> None:
         """Send a signal, if any is left to be sent, and note it with the length that the run's log has."""
@@ -337,7 +339,7 @@ def what_followed(folder: Path | None, position: int) -> list[str]:
         return []
     log = (folder / "run.log").read_bytes()[position:].decode(errors="replace")
     ended = re.search(r"^== (?:ended with exit status (\d+)|20)", log, re.M)
-    said = f"exit status {ended[1]}" if ended and ended[1] else "its shell was gone"
+    said = f"exit status {ended[1]}" if ended and ended[1] else "its sweep was gone"
     names = {"Resuming from": "resumed", "starting afresh": "started afresh", "a finished run": "had finished"}
     names |= {"resuming from the start": "started afresh"}
     went_on = re.search("|".join(names), log[ended.end() :]) if ended else None
@@ -386,7 +388,7 @@ def halve(path: Path) -> None:
 
 
 def stop_with_checkpoints(grid: Grid) -> list[str]:
-    """Stop each run of a sweep by SIGTERM once it has a whole checkpoint; return what is wrong."""
+    """Stop each run of a sweep by SIGTERM once it has a complete checkpoint; return what is wrong."""
     sweep = grid.start()
     asked: set[Path | None] = {None}
     while sweep.poll() is None:
@@ -463,12 +465,25 @@ def two_sweeps(grid: Grid, undisturbed: Grid) -> Iterator[tuple]:
     yield "two sweeps at once over one root", 1, happened, wrong
 
 
+def ignored_signals(grid: Grid, undisturbed: Grid, part: str) -> Iterator[tuple]:
+    """A sweep that was started as by nohup in the background of a script; `part` is the subfolder that it fills."""
+    sweep = grid.start(ignored=(signal.SIGINT, signal.SIGHUP))
+    while sweep.poll() is None and not any(process.folder for process in processes(grid.place)):
+        time.sleep(TICK)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        send(sweep.pid, number, grid.place)
+    output, _ = sweep.communicate(timeout=PATIENCE)
+    wrong = differences(grid.results, undisturbed.results, part) + [output] * (sweep.returncode != 0)
+    wrong += expect(output, f"{len(grid.folders())} done, 0 skipped")
+    yield "SIGINT and SIGHUP to train_all.sh, started with both ignored", 2, "it went on to its end", wrong
+
+
 def full_disk(grid: Grid, event: str, sweep: Callable[[], tuple[int, str]]) -> tuple:
     """A sweep that runs out of disk, and the next one, after there was room again."""
     status, output = sweep()
     wrong = expect(output, "disk full") + [output] * (status != 1)
     for folder in grid.folders():
-        wrong += [f"{path} is not whole" for path in folder.glob("*.json") if run_folder.read_json(path) is None]
+        wrong += [f"{path} is not complete" for path in folder.glob("*.json") if run_folder.read_json(path) is None]
         wrong += [f"{path} was left" for path in [*folder.glob("run.json"), *folder.glob(".*.tmp")]]
     return event, len(grid.folders()), "one line says so, no result; done by the next sweep", wrong
 
@@ -505,7 +520,7 @@ def undisturbed_sweep(grid: Grid) -> float:
     if status or grid.unfinished():
         raise SystemExit(f"the undisturbed sweep failed:\n{output}")
     lines = (grid.results / "joblog.tsv").read_text().splitlines()[1:]
-    return statistics.median(float(line.split("\t")[3]) for line in lines)
+    return statistics.median(float(line.split("\t")[2]) for line in lines)
 
 
 def make_tiny(world: Path) -> None:
@@ -532,6 +547,7 @@ def all_rows(world: Path, args: argparse.Namespace) -> Iterator[tuple]:
         undisturbed_sweep(small)
     yield from plant(small.at("planted"), small)
     yield from other_arguments(small.at("other_arguments"), small)
+    yield from ignored_signals(small.at("ignored_signals", seeds="1"), small, "lora4_roberta/1")
     if not args.quick:
         yield from two_sweeps(small.at("two_sweeps"), small)
         yield from small_disks(small.at("small_disk"), small)

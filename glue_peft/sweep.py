@@ -1,90 +1,92 @@
-"""What train_all.sh asks about its runs, once at the start and once at the end.
+"""The sweep behind train_all.sh, whose first lines are its manual: what is done with the runs of a grid.
 
-python -m glue_peft.sweep plan FOLDER
-    Of the lines of FOLDER/grid (a run's folder, a tab, its command) write those to be run to FOLDER/lines, and how
-    the others stand to FOLDER/outcomes. Say on stderr what is unusual.
-python -m glue_peft.sweep missing FOLDER
-    Print the numbers of the lines to be run, as in 3,7-12.
-python -m glue_peft.sweep summary FOLDER
-    Print what FOLDER/outcomes comes to. Exit status: 1 if a run failed or was refused, 75 if one was stopped or
-    is not in it.
+From top to bottom: what the environment asks for (main), how each run stands (standing), the last lines (summarize),
+the runs in turn or several at once (Sweep). A run is a process in a session of its own that writes into its run.log by
+itself, so that it lives on when the sweep is killed. One loop looks after all of them; the only thing that happens
+outside of it is that a signal is passed on. Needs no torch.
 """
 
+import contextlib
+import os
+import re
 import shlex
+import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import BinaryIO, NoReturn
 
+from glue_peft import run_folder
+from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
-from glue_peft.run_folder import checkpoints, holder_of, is_running, last_words, plural
+from glue_peft.grid import Run, read_grid, root_of
+from glue_peft.run_folder import ATTEMPT, ATTEMPT_ENDED, LOG_FILE, RECORD_FILE, Failure, last_words
 from glue_peft.run_state import state
 
-
-def read_grid(lines: Iterable[str]) -> Iterator[tuple[Path, list[str]]]:
-    """Each run's folder and flags from the grid's lines."""
-    for line in lines:
-        folder, _, command = line.rstrip("\n").partition("\t")
-        words = shlex.split(command)
-        script = [word.rpartition("/")[2] for word in words].index("run_glue.py")
-        yield Path(folder), words[script + 1 :]
-
-
-def plan(work: Path) -> list[int]:
-    """Write down which lines of the grid are to be run, and how the others stand; return the indices of the former."""
-    lines = (work / "grid").read_text(encoding="utf-8", errors="surrogateescape").splitlines(keepends=True)
-    wanted, outcomes = [], []
-    for index, (folder, flags) in enumerate(read_grid(lines)):
-        try:
-            found, reason = ("elsewhere", holder_of(folder)) if is_running(folder) else state(folder, flags)
-            if found == "finished" and checkpoints(folder) and "save_total_limit" not in given_flags(flags):
-                found = "open"  # it was killed at its very end: started once more, it deletes them
-        except OSError as error:
-            found, reason = "other", f"it can't be read: {error.strerror}"
-        if found in ("open", "broken"):
-            wanted.append(index)
-        else:
-            outcomes.append(f"{found}\t{folder}\t{reason}\n")
-        if found == "broken":
-            print(f"train_all.sh: {folder} is run again: {reason}", file=sys.stderr)
-        elif found == "elsewhere":
-            print(f"train_all.sh: {folder} is being worked on: {reason}", file=sys.stderr)
-        elif found == "other":
-            print(f"train_all.sh: {folder} holds another run and is left alone: {reason}", file=sys.stderr)
-    for name, content in (("lines", [lines[index] for index in wanted]), ("outcomes", outcomes)):
-        (work / name).write_text("".join(content), encoding="utf-8", errors="surrogateescape")
-    return wanted
+TO_RUN = ("open", "broken")  # of the states that standing() returns
+STOPPED = (75, 129, 130, 138, 143)  # by its own word, or by SIGHUP, SIGINT, SIGUSR1 or SIGTERM before it could save
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+POLL = 0.02  # seconds between two looks at the runs
+TIME = "%Y-%m-%d %H:%M:%S"
+JOB_LOG = "joblog.tsv"  # below the root of the results
+OLD_JOB_LOG = "joblog_old.tsv"  # GNU parallel's, of an earlier version of the sweep, with command lines
 
 
-def summary(work: Path) -> int:
-    """Print how a sweep ended, from lines of outcome, folder and exit status or reason; return its exit status.
+def main() -> int:
+    """Do what the environment and the command line ask for, and return the exit status."""
+    settings, flags = dict(os.environ), sys.argv[1:]
+    runs = read_grid(settings, flags)
+    line = settings.get("SLURM_ARRAY_TASK_ID")
+    if settings.get("DRY_RUN"):
+        say("".join(f"{shlex.join(run.command)}\n" for run in runs))
+        return 0
+    if settings.get("MISSING"):
+        waiting, _ = plan(runs)
+        say(as_ranges([number for number, run in enumerate(runs, 1) if run in waiting]) + "\n")
+        return 0
+    if settings.get("STATUS"):
+        return show_status(runs)
+    if line:
+        if not (line.isdecimal() and 1 <= int(line) <= len(runs)):
+            raise UsageError(f"--array: the grid has the lines 1 to {len(runs)}, no {line}")
+        runs = [runs[int(line) - 1]]
+    sweep = Sweep([{}] if line else slots(settings), int(settings.get("RETRIES") or 1), root_of(settings))
+    if not line:
+        sweep.take_signals()
+    sweep.waiting, sweep.outcomes = plan(runs)
+    if line and sweep.waiting:
+        become(sweep.waiting[0], line, settings)
+    sweep.run_all()
+    status = summarize(sweep.outcomes, len(sweep.waiting))
+    return sweep.stopping or status
 
-    A run has no such line where it was not started, or where the shell around it, or GNU parallel, was killed.
-    """
-    folders: dict[str, dict[str, str]] = {}
-    grid = (work / "lines").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    wanted = {line.partition("\t")[0] for line in grid}
-    for line in (work / "outcomes").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        outcome, folder, detail = line.split("\t", 2)
-        folders.setdefault(outcome, {})[folder] = detail
-        wanted.discard(folder)
-    done, finished, failed = (len(folders.get(outcome, ())) for outcome in ("done", "finished", "failed"))
-    print(f"train_all.sh: {done} done, {finished} skipped as finished, {failed} failed")
-    for folder in folders.get("stopped", ()):
-        print(f"stopped, to be resumed by the next sweep: {folder}")
-    for folder in folders.get("elsewhere", ()):
-        print(f"left to another sweep: {folder}")
-    for folder, reason in folders.get("other", {}).items():
-        print(f"refused: {folder} holds another run: {reason}")
-    for folder, status in folders.get("failed", {}).items():
-        print(f"failed: {folder} (exit status {status}): {last_words(Path(folder))}")
-    if wanted:
-        were = "was" if len(wanted) == 1 else "were"
-        print(f"{plural(len(wanted), 'run')} {were} not started, or the end was not seen: start the sweep again")
-    return 1 if folders.keys() & {"failed", "other"} else 75 if "stopped" in folders or wanted else 0
+
+def say(text: str | bytes, descriptor: int = 1) -> None:
+    """Write to stdout or stderr; where nobody reads any more, as behind `| head`, nothing from then on."""
+    try:
+        with open(descriptor, "wb", closefd=False) as stream:
+            stream.write(os.fsencode(text))  # folder names leave as the bytes they are
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
+def show_status(runs: list[Run]) -> int:
+    """Print how far the grid is."""
+    from glue_peft.tables.status import status_lines
+
+    roots, seeds, tasks = zip(*(run.folder.rsplit("/", 2) for run in runs), strict=True)
+    lines = status_lines(list(dict.fromkeys(roots)), [*map(int, dict.fromkeys(seeds))], list(dict.fromkeys(tasks)))
+    say("\n".join(lines) + "\n")
+    return 0
 
 
 def as_ranges(numbers: list[int]) -> str:
-    """Ascending numbers as Slurm's --array takes them: 1-3,7."""
+    """Return ascending numbers as Slurm's --array takes them: 1-3,7."""
     ranges: list[list[int]] = []
     for number in numbers:
         if ranges and number == ranges[-1][1] + 1:
@@ -94,18 +96,304 @@ def as_ranges(numbers: list[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def main(argv: list[str]) -> int:
-    """Answer a question of train_all.sh."""
-    question, work = argv
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="surrogateescape")  # folder names leave as the bytes they are
-    if question == "summary":
-        return summary(Path(work))
-    wanted = plan(Path(work))
-    if question == "missing":
-        print(as_ranges([index + 1 for index in wanted]))
-    return 0
+# How the runs stand
+
+
+def standing(run: Run) -> tuple[str, str]:
+    """Return how a run stands, and why: finished, elsewhere, another one's (other), or to be run (open, broken)."""
+    folder = Path(run.folder)
+    try:
+        if run_folder.is_running(folder):
+            return "elsewhere", run_folder.holder_of(folder)
+        found, reason = state(folder, run.flags)
+        if found == "finished" and run_folder.checkpoints(folder) and "save_total_limit" not in given_flags(run.flags):
+            return "open", ""  # it was killed at its very end: started once more, it deletes them
+    except OSError as error:
+        return "other", f"it can't be read: {error.strerror}"
+    return found, reason
+
+
+def plan(runs: list[Run]) -> tuple[list[Run], list[tuple[str, str, str]]]:
+    """Return the runs to be started, and of the others outcome, folder and reason; say what is unusual."""
+    unusual = {
+        "broken": "is run again",
+        "elsewhere": "is being worked on",
+        "other": "holds another run and is left alone",
+    }
+    waiting, outcomes = [], []
+    for run in runs:
+        found, reason = standing(run)
+        if found in TO_RUN:
+            waiting.append(run)
+        else:
+            outcomes.append((found, run.folder, reason))
+        if found in unusual:
+            say(f"train_all.sh: {run.folder} {unusual[found]}: {reason}\n", 2)
+    return waiting, outcomes
+
+
+def summarize(outcomes: list[tuple[str, str, str]], n_waiting: int) -> int:
+    """Print how a sweep ended and return its exit status."""
+    found = [outcome for outcome, _, _ in outcomes]
+    done, finished, failed = (found.count(outcome) for outcome in ("done", "finished", "failed"))
+    lines = [f"train_all.sh: {done} done, {finished} skipped as finished, {failed} failed"]
+    forms = {
+        "stopped": "stopped, to be resumed by the next sweep: {0}",
+        "elsewhere": "left to another sweep: {0}",
+        "other": "refused: {0} holds another run: {1}",
+        "failed": "failed: {0} {1}",
+    }
+    for outcome, form in forms.items():
+        lines += [form.format(folder, detail) for other, folder, detail in outcomes if other == outcome]
+    if n_waiting:
+        were = "was" if n_waiting == 1 else "were"
+        lines.append(f"{run_folder.plural(n_waiting, 'run')} {were} not started: start the sweep again")
+    say("\n".join(lines) + "\n")
+    return 1 if "failed" in found or "other" in found else 75 if "stopped" in found or n_waiting else 0
+
+
+# The runs
+
+
+def slots(settings: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return, for each run at a time, the variables of its environment that say its GPU and threads.
+
+    In turn, where none of JOBS, GPUS and JOBS_PER_GPU is given, a run has the whole machine: one slot without any.
+    """
+    if not any(settings.get(name) for name in ("JOBS", "GPUS", "JOBS_PER_GPU")):
+        return [{}]
+    gpus = visible_gpus(settings)
+    if not gpus and not settings.get("JOBS"):
+        raise UsageError("JOBS_PER_GPU: there is no GPU here, set JOBS")
+    jobs = int(settings.get("JOBS") or len(gpus) * int(settings.get("JOBS_PER_GPU") or 1))
+    own = {"OMP_NUM_THREADS": settings.get("OMP_NUM_THREADS") or str(max(1, cores(settings) // jobs))}
+    return [own | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}) for slot in range(jobs)]
+
+
+def visible_gpus(settings: Mapping[str, str]) -> list[str]:
+    """Return the names of the GPUs to be used: those that were given, else all that nvidia-smi lists."""
+    given = settings.get("GPUS") or settings.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number in range(len(re.findall("^GPU", listed, re.M)))]
+
+
+def cores(settings: Mapping[str, str]) -> int:
+    """Return the number of cores: what Slurm gave may be less than the machine has."""
+    return int(settings.get("SLURM_CPUS_ON_NODE") or len(os.sched_getaffinity(0)))
+
+
+def open_log(run: Run) -> BinaryIO | None:
+    """Make a run's folder, without the last start's failure, and open its log; None where that can't be."""
+    folder = Path(run.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = open(folder / LOG_FILE, "a+b", buffering=0)
+    except OSError:
+        return None  # the run itself will say what is wrong with its folder
+    for name in (run_folder.FAILURE_FILE, run_folder.OLD_FAILURE_FILE):
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    return log
+
+
+def become(run: Run, line: str, settings: Mapping[str, str]) -> NoReturn:
+    """Replace this process by the run of a line of the grid, so that Slurm's signals reach it."""
+    say(f"line {line} of the grid; its output goes to {run.folder}/{LOG_FILE}\n")
+    log = open_log(run)
+    if log is not None:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    say(f"{ATTEMPT}{time.strftime(TIME)} {run.folder}\n")
+    threads = settings.get("OMP_NUM_THREADS") or settings.get("SLURM_CPUS_PER_TASK") or str(cores(settings))
+    os.execvpe(run.command[0], run.command, os.environ | {"OMP_NUM_THREADS": threads})
+
+
+@dataclass
+class Attempt:
+    """One start of a run."""
+
+    run: Run
+    slot: int
+    retries: int  # that are left after this one
+    began: float  # seconds since the epoch
+    log: BinaryIO | None
+    shown: int  # bytes of the log that need not be copied to stdout (any more)
+    process: subprocess.Popen[bytes]
+
+
+def note(log: BinaryIO | None, line: str) -> None:
+    """Write a line into a run's log, or where it has none to stdout."""
+    if log is None:
+        say(f"{line}\n")
+        return
+    size = os.fstat(log.fileno()).st_size
+    is_within_a_line = size > 0 and os.pread(log.fileno(), 1, size - 1) != b"\n"  # the run was killed there
+    with contextlib.suppress(OSError):  # a full disk
+        log.write(os.fsencode("\n" * is_within_a_line + f"{line}\n"))
+
+
+@dataclass
+class Sweep:
+    """The runs, in turn or several at once."""
+
+    slots: list[dict[str, str]]  # for each run at a time, what its environment has beside the sweep's
+    retries: int
+    root: str  # of the results
+    waiting: list[Run] = field(default_factory=list)
+    outcomes: list[tuple[str, str, str]] = field(default_factory=list)  # outcome, folder, reason
+    active: list[Attempt] = field(default_factory=list)
+    stopping: int = 0  # once a signal has come: the exit status
+
+    @property
+    def is_in_turn(self) -> bool:
+        """Say whether one run after the other has the machine, and stdout, for itself."""
+        return not self.slots[0]
+
+    def take_signals(self) -> None:
+        """From here on a signal stops the runs; one that was ignored, as by nohup, stays ignored."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.stop)
+
+    def stop(self, number: int, _: FrameType | None) -> None:
+        """On a signal, let each run save a checkpoint and end, and start no other."""
+        self.stopping = 130 if number == signal.SIGINT else 75
+        for attempt in list(self.active):
+            attempt.process.terminate()
+
+    def run_all(self) -> None:
+        """Start the waiting runs as slots get free, until all have ended."""
+        bases = bases_of(self.waiting)
+        while self.active or (self.waiting and not self.stopping):
+            while len(self.active) < len(self.slots) and not self.stopping and (run := self.next_run(bases)):
+                self.waiting.remove(run)
+                self.begin(run)
+            for attempt in list(self.active):
+                self.show(attempt)
+            ended = [attempt for attempt in self.active if attempt.process.poll() is not None]
+            for attempt in ended:
+                self.end(attempt)
+            if not ended:
+                time.sleep(POLL)
+
+    def next_run(self, bases: dict[str, str]) -> Run | None:
+        """Return the first run that needn't wait for another one's adapter; None where there is none now."""
+        unended = {run.folder for run in self.waiting} | {attempt.run.folder for attempt in self.active}
+        return next((run for run in self.waiting if bases.get(run.folder) not in unended), None)
+
+    def begin(self, run: Run) -> None:
+        """Start a run in a free slot, unless another sweep has it by now, or has finished it."""
+        found, reason = standing(run)
+        if found in TO_RUN:
+            free = set(range(len(self.slots))) - {attempt.slot for attempt in self.active}
+            self.start(run, min(free), self.retries)
+        else:
+            self.outcomes.append(("other" if found == "other" else "elsewhere", run.folder, reason))
+
+    def start(self, run: Run, slot: int, retries: int) -> None:
+        """Start a run's process."""
+        log = open_log(run)
+        shown = os.fstat(log.fileno()).st_size if log else 0
+        began = time.time()
+        note(log, f"{ATTEMPT}{time.strftime(TIME, time.localtime(began))} {run.folder}")
+        process = subprocess.Popen(
+            run.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | self.slots[slot],
+            start_new_session=True,  # Ctrl-C and a closed terminal reach the sweep alone, which asks the run to save
+        )
+        self.active.append(Attempt(run, slot, retries, began, log, shown, process))
+        if self.stopping:  # a signal came before there was a process
+            process.terminate()
+
+    def show(self, attempt: Attempt) -> None:
+        """Copy what is new in the log of a run that has stdout for itself."""
+        while self.is_in_turn and attempt.log and (new := os.pread(attempt.log.fileno(), 65536, attempt.shown)):
+            attempt.shown += len(new)
+            say(new)
+
+    def end(self, attempt: Attempt) -> None:
+        """Note how a run ended, and start it again if it failed and that may help."""
+        run, code = attempt.run, attempt.process.returncode
+        status = code if code >= 0 else 128 - code
+        note(attempt.log, f"{ATTEMPT_ENDED} with exit status {status}")
+        self.show(attempt)
+        if attempt.log:
+            attempt.log.close()
+        self.active.remove(attempt)
+        log_job(Path(self.root), run, attempt.began, status)
+        outcome = outcome_of(run, status)
+        detail = ""
+        if outcome in ("failed", "stopped"):
+            missing = f" without a {RECORD_FILE}" if status == 0 else ""
+            detail = f"(exit status {status}{missing}): {last_words(Path(run.folder))}"
+            failure = note_failure(run, status)
+            may_help = outcome == "failed" and status not in (0, 2) and failure.kind != "diverged"
+            if may_help and attempt.retries and not self.stopping:
+                self.start(run, attempt.slot, attempt.retries - 1)
+                return
+        if status == 130 and self.is_in_turn and not self.stopping:
+            self.stopping = 130  # somebody interrupted the run: that was meant for the sweep
+        self.outcomes.append((outcome, run.folder, detail))
+        if not self.is_in_turn:
+            say(f"{outcome}: {run.folder}\n")
+
+
+def bases_of(runs: list[Run]) -> dict[str, str]:
+    """Return, for the folder of each run that starts from the adapter of another one of them, that one's folder."""
+    folders = {os.path.realpath(run.folder): run.folder for run in runs}
+    bases = {}
+    for run in runs:
+        base = given_flags(run.flags).get("init_adapter_from")
+        folder = folders.get(os.path.realpath(str(base))) if base else None
+        if folder and folder != run.folder:
+            bases[run.folder] = folder
+    return bases
+
+
+def outcome_of(run: Run, status: int) -> str:
+    """Return what a run's exit status comes to."""
+    if status == 0 and (Path(run.folder) / RECORD_FILE).exists():
+        return "done"
+    if status in STOPPED:
+        return "stopped"
+    if status == 2 and standing(run)[0] in ("elsewhere", "finished"):
+        return "elsewhere"  # another sweep's run has the folder, or had it
+    return "failed"
+
+
+def note_failure(run: Run, status: int) -> Failure:
+    """Return why a run ended without results, and note it in its folder where the run itself couldn't."""
+    folder = Path(run.folder)
+    failure = run_folder.read_failure(folder)
+    if failure is None:
+        killed = "killed" if 128 < status <= 128 + 64 else "error"
+        kind = "usage" if status == 2 else "stopped" if status in STOPPED else killed
+        failure = Failure(kind, last_words(folder))
+        if standing(run)[0] in TO_RUN:
+            run_folder.write_failure(folder, failure)
+    return failure
+
+
+def log_job(root: Path, run: Run, began: float, status: int) -> None:
+    """Add a line to the log of all runs, in one piece, as several sweeps may write there."""
+    path = root / JOB_LOG
+    started = time.strftime(TIME, time.localtime(began))
+    line = os.fsencode(f"{run.folder}\t{started}\t{time.time() - began:.1f}\t{status}\n")
+    with contextlib.suppress(OSError):
+        if path.exists() and path.read_bytes().startswith(b"Seq\t"):
+            path.replace(root / OLD_JOB_LOG)
+        with contextlib.suppress(FileExistsError), open(path, "xb", buffering=0) as file:
+            file.write(b"run\tstart\tseconds\texit_status\n")
+        with open(path, "ab", buffering=0) as file:
+            file.write(line)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_script(main, "train_all.sh"))

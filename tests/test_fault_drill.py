@@ -76,3 +76,15 @@ def test_the_killer_signals_its_own_processes_only(tmp_path):
         for process in (own, foreign):
             process.kill()
             process.communicate()
+
+
+def test_the_killer_knows_which_process_works_in_which_folder(tmp_path):
+    """By its command line."""
+    (tmp_path / "run_glue.py").write_text("import time; print(flush=True); time.sleep(60)")
+    command = [sys.executable, str(tmp_path / "run_glue.py"), "--seed", "1", "--output_dir", "results/lora4/1/mrpc"]
+    mark = {fault_drill.MARK: str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | mark) as process:
+        process.stdout.readline()
+        (found,) = fault_drill.processes(tmp_path)
+        process.kill()
+    assert (found.pid, found.folder) == (process.pid, tmp_path / "results/lora4/1/mrpc")

@@ -1,0 +1,209 @@
+"""The grid of train_all.sh: a recipe and the variables -> the runs, each with its folder and its command.
+
+A recipe is a table in recipes/, a row for the values of a model, an adapter and one or several tasks.
+"""
+
+import csv
+import itertools
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from glue_peft.errors import UsageError
+from glue_peft.flags import given_flags
+from glue_peft.tasks import TASKS
+
+REPOSITORY = Path(__file__).parents[1]
+COLUMNS = ("adapter", "model", "tasks", "rank", "learning_rate", "epochs", "batch", "length", "flags", "source")
+SIZES = {"FacebookAI/roberta-base": "", "FacebookAI/roberta-large": "_large"}  # a model's part of a folder's name
+INSTEAD = {  # flags that name the run, so that the grid sets them
+    "model_name_or_path": "MODELS",
+    "adapter_name": "ADAPTERS",
+    "rank": "ADAPTERS, as in ADAPTERS=lora:8,",
+    "task_name": "TASKS",
+    "seed": "SEEDS",
+    "output_dir": "RESULTS or TAG",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the grid: its folder, as the user spelled it, and the words of its command."""
+
+    folder: str
+    command: tuple[str, ...]  # the interpreter, run_glue.py, the flags
+
+    @property
+    def flags(self) -> list[str]:
+        """Return the flags of run_glue.py."""
+        return list(self.command[2:])
+
+
+def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
+    """Return the runs in the order of the recipe's rows, then of MODELS, ADAPTERS, SEEDS and TASKS.
+
+    Raises UsageError where a value would be guessed, and where two runs would share a folder.
+    """
+    check_numbers(settings)
+    recipe = f"{prefix()}recipes/{settings.get('RECIPE') or 'randlora'}.tsv"
+    rows = read_recipe(recipe)
+    # What the recipe has, and what is wanted of it or beyond it.
+    models, adapters, tasks = (distinct(rows, column) for column in ("model", "adapter", "tasks"))
+    wanted = {
+        name: settings[name].replace(",", " ").split() if settings.get(name) else default
+        for name, default in {"MODELS": models, "ADAPTERS": adapters, "TASKS": tasks, "SEEDS": ["1-5"]}.items()
+    }
+    check_flags(settings, flags)
+    check_adapters(wanted["ADAPTERS"], adapters, recipe, flags)
+    check_tasks(wanted["TASKS"], tasks, recipe, rows)
+    seeds = [seed for item in wanted["SEEDS"] for seed in seeds_of(item)]
+    runs = []
+    for row in rows:
+        served = row["tasks"].split(",")
+        choices = itertools.product(
+            [model for model in wanted["MODELS"] if serves(row["model"], model, models)],
+            [item for item in wanted["ADAPTERS"] if serves(row["adapter"], item.partition(":")[0], adapters)],
+            seeds,
+            [task for task in wanted["TASKS"] if task in served or serves(served[0], task, tasks)],
+        )
+        for choice in choices:
+            check_row(row, recipe)
+            runs.append(make_run(row, *choice, settings, flags))
+    folders = [run.folder for run in runs]
+    twice = sorted(folder for folder in set(folders) if folders.count(folder) > 1)
+    if twice:
+        raise UsageError(f"two runs would share {twice[0]}: change MODELS, ADAPTERS, TASKS or SEEDS")
+    if not runs:
+        raise UsageError("the grid has no line at all")
+    return runs
+
+
+def prefix() -> str:
+    """Return what stands before the names of this repository's files: nothing if it is the working directory."""
+    return "" if os.path.samefile(REPOSITORY, os.curdir) else f"{REPOSITORY}/"
+
+
+def read_recipe(path: str) -> list[dict[str, str]]:
+    """Return a recipe's rows by column; raise UsageError where there is none, or a value is missing."""
+    try:
+        with open(path, encoding=sys.getfilesystemencoding(), errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    except OSError:
+        there = " ".join(sorted(f"recipes/{found.name}" for found in (REPOSITORY / "recipes").glob("*.tsv")))
+        raise UsageError(f"RECIPE: no {path}; there are {there}") from None
+    for row in rows:
+        if None in row or not all(row.get(column) for column in COLUMNS):
+            name = f"{row.get('adapter')}, {row.get('tasks')}"
+            raise UsageError(f"{path}: the row of {name} needs {len(COLUMNS)} columns, none of them empty")
+    return rows
+
+
+def distinct(rows: list[dict[str, str]], column: str) -> list[str]:
+    """Return the different values of a column, in their order."""
+    return list(dict.fromkeys(value for row in rows for value in row[column].split(",")))
+
+
+def serves(value: str, item: str, known: list[str]) -> bool:
+    """Say whether a row with this value is for an item; one that the recipe doesn't know gets its first value's."""
+    return item == value or (item not in known and [value] == known[:1])
+
+
+def check_numbers(settings: Mapping[str, str]) -> None:
+    """Refuse values that are no numbers or lists; raise UsageError."""
+    for name in ("JOBS", "JOBS_PER_GPU"):
+        if not re.fullmatch("[1-9][0-9]*", settings.get(name) or "1"):
+            raise UsageError(f"{name}: {settings[name]} is not a number of runs")
+    if not re.fullmatch("[0-9]+", settings.get("RETRIES") or "1"):
+        raise UsageError(f"RETRIES: {settings['RETRIES']} is not a whole number")
+    if not re.fullmatch("[^ ,]+(,[^ ,]+)*", settings.get("GPUS") or "0"):
+        raise UsageError(f"GPUS: {settings['GPUS']} is not a list like 0,1,2")
+
+
+def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:
+    """Refuse flags that would mix up folders, and what would break the lines of the dry run."""
+    for name in given_flags(flags):
+        if name in INSTEAD:
+            raise UsageError(f"--{name}: set {INSTEAD[name]} instead")
+    if re.search(r"[\t\n]", "".join([*flags, root_of(settings), settings.get("PYTHON", "")])):
+        raise UsageError("a tab or a line break in a flag, RESULTS or PYTHON")
+
+
+def check_adapters(wanted: list[str], known: list[str], recipe: str, flags: list[str]) -> None:
+    """Refuse adapters without values in the recipe, and ranks that are none."""
+    for item in wanted:
+        name, colon, rank = item.partition(":")
+        if name not in known and item != "none":
+            allowed = f"allowed are {' '.join(known)}, as in lora:8, and with randlora none"
+            raise UsageError(f"ADAPTERS: no {item} in {recipe}; {allowed}")
+        if colon and not re.fullmatch("[1-9][0-9]*", rank):
+            raise UsageError(f"ADAPTERS: {item} is not <adapter>:<rank>")
+        if item == "none" and Path(recipe).stem != "randlora":
+            raise UsageError("ADAPTERS=none: only with RECIPE=randlora")
+        if item == "none" and "learning_rate" not in given_flags(flags):
+            raise UsageError("ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate")
+
+
+def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]]) -> None:
+    """Refuse tasks that are none of GLUE's, and those for which the recipe's values may not hold."""
+    for task in wanted:
+        if task not in TASKS:
+            raise UsageError(f"TASKS: unknown task {task}; allowed are {' '.join(sorted(TASKS))}")
+        if task not in known and "," not in rows[0]["tasks"]:
+            raise UsageError(f"TASKS: {recipe} has no values for {task}; it has {' '.join(known)}")
+
+
+def seeds_of(item: str) -> list[str]:
+    """Return the seeds of an item of SEEDS: 7, or a range as in 1-5."""
+    match = re.fullmatch("(0|[1-9][0-9]*)(?:-(0|[1-9][0-9]*))?", item)
+    if not match:
+        raise UsageError(f"SEEDS: {item} is not a whole number or a range like 1-5")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < first + 10_000:
+        raise UsageError(f"SEEDS: {item} is not a range of at most 10000 seeds like 1-5")
+    return [str(seed) for seed in range(first, last + 1)]
+
+
+def check_row(row: dict[str, str], recipe: str) -> None:
+    """Refuse a row of the recipe in which a value is a ?; a guess would pass for the paper's."""
+    flags = row["flags"].split()
+    unknown = [name for name in COLUMNS[:8] if row[name] == "?"]
+    unknown += [name for name, value in itertools.pairwise(flags) if value == "?"]
+    if unknown:
+        name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
+        raise UsageError(
+            f"{recipe}: the row of {name} has a ? for {' '.join(unknown)}; narrow ADAPTERS, MODELS or TASKS"
+        )
+
+
+def make_run(
+    row: dict[str, str], model: str, adapter: str, seed: str, task: str, settings: Mapping[str, str], flags: list[str]
+) -> Run:
+    """Return the run of a recipe's row for one model, adapter (lora or lora:8), seed and task."""
+    name, colon, rank = adapter.partition(":")
+    method = ["--adapter_name", name]
+    if "--adapter_config" in row["flags"]:
+        if colon:
+            raise UsageError(f"ADAPTERS: {name} has its settings in a file, not as a rank")
+        method = []
+    elif name != "none":
+        method += ["--rank", rank or row["rank"]]
+    size = SIZES.get(model, f"_{os.path.basename(model.rstrip('/'))}")
+    method_name = name if name == "none" else f"{name}{rank or row['rank']}"
+    parent = f"{root_of(settings)}/{method_name}{size}{settings.get('TAG', '')}/{seed}"
+    command = [settings.get("PYTHON") or "python", f"{prefix()}run_glue.py"]
+    command += ["--model_name_or_path", model, "--task_name", task, "--do_train", "--do_eval"]
+    command += ["--max_seq_length", row["length"], "--per_device_train_batch_size", row["batch"]]
+    command += ["--learning_rate", row["learning_rate"], "--num_train_epochs", row["epochs"], *row["flags"].split()]
+    command += [*method, "--seed", seed, "--output_dir", f"{parent}/{task}", "--resume", *flags]
+    places = {"{mnli}": f"{parent}/mnli", "{recipes}": f"{prefix()}recipes"}
+    for mark, place in places.items():
+        command = [word.replace(mark, place) for word in command]
+    return Run(f"{parent}/{task}", tuple(command))
+
+
+def root_of(settings: Mapping[str, str]) -> str:
+    """Return the root of the results."""
+    return settings.get("RESULTS") or "finetuned_results"

@@ -1,0 +1,207 @@
+"""grid.py: the runs of a recipe, by the dry run of train_all.sh."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from sweep_helpers import REPOSITORY, environment, train_all
+from sweep_helpers import dry_run as dry_run_lines
+
+import run_glue
+
+
+def dry_run(*flags: str, **variables: str) -> list[list[str]]:
+    """Return the commands of the grid, each as a list of words."""
+    return [shlex.split(line) for line in dry_run_lines(*flags, **variables)]
+
+
+def test_the_grid_is_the_protocol_s_180_runs():
+    """Each with its rank, rate, epochs, batch and a folder of its own."""
+    commands = dry_run()
+    assert len(commands) == 180
+    ranks = {
+        ("randlora", "base"): 64,
+        ("randlora", "large"): 100,
+        ("lora", "base"): 4,
+        ("lora", "large"): 4,
+        ("vera", "base"): 256,
+        ("vera", "large"): 256,
+    }
+    runs = set()
+    for command in commands:
+        assert command[0] == "python" and Path(command[1]).name == "run_glue.py"
+        model, data, adapter, training = run_glue.parse_arguments(command[2:])
+        size = model.model_name_or_path.removeprefix("FacebookAI/roberta-")
+        assert adapter.rank == ranks[adapter.adapter_name, size]
+        assert training.learning_rate == (1e-2 if adapter.adapter_name == "vera" else 1e-4)
+        assert (training.num_train_epochs, training.per_device_train_batch_size) == (10, 64)
+        assert (data.max_seq_length, training.do_train, training.do_eval) == (128, True, True)
+        assert "--fp16" in command
+        folder = f"{adapter.adapter_name}{adapter.rank}{'_large' if size == 'large' else ''}"
+        assert training.output_dir == f"finetuned_results/{folder}/{training.seed}/{data.task_name}"
+        runs.add((size, adapter.adapter_name, training.seed, data.task_name, training.output_dir))
+    assert len(runs) == len({run[-1] for run in runs}) == 180
+    assert {run[2] for run in runs} == {1, 2, 3, 4, 5}
+    assert {run[3] for run in runs} == {"sst2", "mrpc", "cola", "qnli", "rte", "stsb"}
+
+
+def test_variables_and_flags_narrow_and_extend_the_grid():
+    """A model that the recipe lacks, spaces in names, a tag; flags come last, and so override."""
+    commands = dry_run(
+        "--dataset_path",
+        "my data",
+        MODELS="models/MiniLM FacebookAI/roberta-large",
+        ADAPTERS="lora:8 vera",
+        TASKS="stsb mnli",
+        SEEDS="7",
+        RESULTS="out put",
+        TAG="_x",
+    )
+    assert [run_glue.parse_arguments(command[2:])[3].output_dir for command in commands] == [
+        "out put/lora8_MiniLM_x/7/stsb",
+        "out put/lora8_MiniLM_x/7/mnli",
+        "out put/vera256_MiniLM_x/7/stsb",
+        "out put/vera256_MiniLM_x/7/mnli",
+        "out put/lora8_large_x/7/stsb",
+        "out put/lora8_large_x/7/mnli",
+        "out put/vera256_large_x/7/stsb",
+        "out put/vera256_large_x/7/mnli",
+    ]
+    assert all(command[-2:] == ["--dataset_path", "my data"] for command in commands)
+
+
+def test_lists_have_spaces_or_commas_and_seeds_ranges():
+    """In their order."""
+    commands = dry_run(MODELS="FacebookAI/roberta-base", ADAPTERS="lora, vera:8", TASKS="rte,mrpc", SEEDS="7 1-2,0")
+    assert [command[command.index("--output_dir") + 1] for command in commands] == [
+        f"finetuned_results/{adapter}/{seed}/{task}"
+        for adapter in ("lora4", "vera8")
+        for seed in (7, 1, 2, 0)
+        for task in ("rte", "mrpc")
+    ]
+
+
+def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
+    """The recipe has none."""
+    (command,) = dry_run(
+        "--learning_rate", "2e-5", ADAPTERS="none", TASKS="rte", SEEDS="1", MODELS="FacebookAI/roberta-base"
+    )
+    _, _, adapter, training = run_glue.parse_arguments(command[2:])
+    assert (adapter.adapter_name, training.learning_rate) == ("none", 2e-5)
+    assert training.output_dir == "finetuned_results/none/1/rte"
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags", "message"),
+    [
+        ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera, as in lora:8"),
+        ({"SEEDS": "1 1"}, [], "two runs would share finetuned_results/lora4/1/cola"),
+        ({"MODELS": "a/bert b/bert"}, [], "two runs would share .*_bert/1/"),
+        ({"ADAPTERS": "lora:x"}, [], "ADAPTERS: lora:x is not <adapter>:<rank>"),
+        ({"ADAPTERS": "none"}, [], "ADAPTERS=none: .*--learning_rate"),
+        ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli"),
+        ({"SEEDS": "one"}, [], "SEEDS: one is not a whole number"),
+        ({"SEEDS": "5-1"}, [], "SEEDS: 5-1 is not a range"),
+        ({"SEEDS": "1-9999999999"}, [], "SEEDS: 1-9999999999 is not a range of at most 10000 seeds"),
+        ({"SEEDS": "1-3,2"}, [], "two runs would share finetuned_results/lora4/2/cola"),
+        ({"MODELS": " "}, [], "the grid has no line at all"),
+        ({"SEEDS": "01"}, [], "SEEDS: 01 is not a whole number"),  # parse_results.py reads the folder 1
+        ({}, ["--rank", "8"], "--rank: set ADAPTERS, as in ADAPTERS=lora:8, instead"),
+        ({}, ["--seed=8"], "--seed: set SEEDS instead"),
+        ({}, ["--model-name-or-path", "x"], "--model_name_or_path: set MODELS instead"),
+        ({}, ["--dataset_path", "a\tb"], "a tab or a line break in a flag"),
+        ({"RESULTS": "a\nb"}, [], "a tab or a line break in a flag"),
+        ({}, ["--output_dir", "x"], "--output_dir: set RESULTS or TAG instead"),
+        ({"RECIPE": "qlora"}, [], "RECIPE: no .*recipes/qlora.tsv; there are .*recipes/lora.tsv"),
+        ({"RECIPE": "lora", "TASKS": "wnli"}, [], "TASKS: .*lora.tsv has no values for wnli; it has mnli sst2"),
+        ({"RECIPE": "lora", "ADAPTERS": "none"}, [], "ADAPTERS=none: only with RECIPE=randlora"),
+        (
+            {"RECIPE": "fourierft", "ADAPTERS": "fourierft:500", "MODELS": "FacebookAI/roberta-base"},
+            [],
+            "ADAPTERS: fourierft has its settings in a file",
+        ),
+        ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
+        ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
+        ({"GPUS": "0 1"}, [], "GPUS: 0 1 is not a list like 0,1,2"),
+        ({"RETRIES": "-1"}, [], "RETRIES: -1 is not a whole number"),
+        (
+            {"MODELS": "FacebookAI/roberta-base", "SLURM_ARRAY_TASK_ID": "91"},
+            [],
+            "the grid has the lines 1 to 90, no 91",
+        ),
+        ({"SLURM_ARRAY_TASK_ID": "0"}, [], "--array: the grid has the lines 1 to 180, no 0"),
+    ],
+)
+def test_bad_variables_are_one_line(variables, flags, message):
+    """What is wrong and what is allowed, before anything starts."""
+    done = train_all(*flags, **variables)
+    assert done.returncode == 2
+    assert re.search(f"^train_all.sh: error: .*{message}", done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_shell_and_locale_reads_the_commands_alike():
+    """Quotes, dollars and letters that a C locale lacks: in a flag and in RESULTS, for bash and for Python."""
+    value = 'it\'s $HOME/données ("a" \\ b)'
+    done = train_all("--dataset_path", value, DRY_RUN="1", SEEDS="1", TASKS="rte", RESULTS="l'été", LC_ALL="C")
+    for line in done.stdout.splitlines():
+        words = shlex.split(line)
+        assert words[-1] == value and words[words.index("--output_dir") + 1].startswith("l'été/")
+        printed = subprocess.run(["bash", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True)
+        assert printed.stdout.splitlines() == words
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_the_last_line_of_a_recipe_may_have_no_end(tmp_path):
+    """As an editor may leave it."""
+    for name in ("train_all.sh", "run_glue.py"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    shutil.copytree(REPOSITORY / "glue_peft", tmp_path / "glue_peft")
+    (tmp_path / "recipes").mkdir()
+    rows = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()[:3]
+    (tmp_path / "recipes/own.tsv").write_text("\n".join(rows))
+    command = ["bash", "train_all.sh"]
+    variables = environment(RECIPE="own", SEEDS="1", DRY_RUN="1")
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert [shlex.split(line)[5] for line in done.stdout.splitlines()] == ["mnli", "sst2"]
+
+
+def test_a_rank_is_for_its_own_adapter_alone():
+    """The next adapter of the list has the recipe's rank again."""
+    commands = dry_run(ADAPTERS="lora:8 lora", TASKS="rte", SEEDS="1", MODELS="FacebookAI/roberta-base")
+    folders = [command[command.index("--output_dir") + 1] for command in commands]
+    assert folders == ["finetuned_results/lora8/1/rte", "finetuned_results/lora4/1/rte"]
+
+
+def test_commands_are_complete_in_any_folder(tmp_path):
+    """Called from elsewhere, by whichever path, the lines name the script by an absolute one."""
+    (tmp_path / "my code").symlink_to(REPOSITORY)
+    script, variables = "../my code/train_all.sh", environment(DRY_RUN="1", RECIPE="fourierft", TASKS="rte", SEEDS="0")
+    (tmp_path / "in").mkdir()
+    variables["MODELS"] = "FacebookAI/roberta-base"
+    done = subprocess.run(["bash", script], cwd=tmp_path / "in", env=variables, capture_output=True, text=True)
+    words = shlex.split(done.stdout)
+    assert words[1] == f"{tmp_path}/my code/run_glue.py" and Path(words[1]).is_file()
+    assert words[words.index("--adapter_config") + 1] == f"{tmp_path}/my code/recipes/fourierft/base_rte.json"
+    assert shlex.split(dry_run_lines(RECIPE="fourierft", MODELS=variables["MODELS"])[0])[1] == "run_glue.py"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("randlora\tm\tmrpc\t4\n", "the row of randlora, mrpc needs 10 columns, none of them empty"),
+        ("randlora\tm\tmrpc\t4\t1\t1\t1\t\t--fp16\tme\n", "the row of randlora, mrpc needs 10 columns"),
+        ("randlora\tm\tmrpc\t4\t1\t1\t1\t1\t--fp16\tme\tagain\n", "the row of randlora, mrpc needs 10 columns"),
+        ("", "the grid has no line at all"),
+    ],
+)
+def test_a_recipe_of_another_shape_is_refused_by_its_row(content, message, tmp_path, monkeypatch):
+    """Nothing moves into the next column."""
+    header = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()[0]
+    (tmp_path / "own.tsv").write_text(f"{header}\n{content}")
+    done = train_all(RECIPE=os.path.relpath(tmp_path / "own", REPOSITORY / "recipes"), DRY_RUN="1")
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
