@@ -49,6 +49,10 @@ RUN_FILES = (
     "README.md",
 )
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")  # of atomic_write()
+# Where the run that a new one replaces is kept until the new one has taken its first step. It is filled, and emptied
+# again, under the second name, and deleted under the third: a kill at any moment loses nothing of it.
+REPLACED, MOVING, DISCARDED = ".replaced_run", ".replaced_run.moving", ".replaced_run.discarded"
 
 logger = logging.getLogger("run_glue")
 
@@ -108,11 +112,12 @@ def lock(folder: Path) -> Iterator[None]:
     with contextlib.suppress(OSError):  # a full disk: the run will say so where it matters
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()} {platform.node()}\n".encode())
-    for left in folder.glob(".*.tmp"):  # of atomic_write(), by a run that was killed
-        left.unlink(missing_ok=True)
     try:
+        delete_temporary_files(folder)
+        bring_back(folder)  # a run was killed before its first step
         yield
     finally:
+        bring_back(folder)
         with contextlib.suppress(OSError):
             path.unlink()  # while it is held, so that nobody else's is deleted
             if is_new:
@@ -258,6 +263,15 @@ def files_of_a_run(folder: Path) -> list[str]:
     return [name for name in RUN_FILES if (folder / name).exists()] + [path.name for path in checkpoints(folder)]
 
 
+def is_ours(folder: Path) -> bool:
+    """Say whether a run of this repository made what is in `folder`: by its records, never by the names of files.
+
+    A record of its flags says so, or a complete checkpoint, as runs of older versions left no flags before their end.
+    """
+    has_record = any(read_json(folder / name) is not None for name in (COMMAND_FILE, RECORD_FILE))
+    return has_record or last_complete_checkpoint(folder)[0] is not None
+
+
 def delete_checkpoints(folder: Path) -> None:
     """Delete every checkpoint in `folder`."""
     for path in checkpoints(folder):
@@ -265,14 +279,56 @@ def delete_checkpoints(folder: Path) -> None:
         shutil.rmtree(path)
 
 
+def written_by_runs(folder: Path) -> list[Path]:
+    """Return every file and folder in `folder` that says something of the run there, its results and checkpoints."""
+    names = (*RUN_FILES, COMMAND_FILE, FAILURE_FILE, OLD_FAILURE_FILE)
+    files = [folder / name for name in names if (folder / name).exists()]
+    return [*checkpoints(folder), *files, *folder.glob("predict_results_*.txt")]
+
+
 def clear(folder: Path) -> None:
-    """Delete what runs wrote into `folder`, and nothing else; the log and the lock stay."""
+    """Delete what a run wrote into `folder`, and nothing else; the log and the lock stay."""
     delete_checkpoints(folder)
-    clear_results(folder)
-    for name in (*RUN_FILES, COMMAND_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.glob(".*.tmp"):
+    for path in written_by_runs(folder):
         path.unlink()
+
+
+def delete_temporary_files(folder: Path) -> None:
+    """Delete what atomic_write() left there in a run that was killed."""
+    names = {*RUN_FILES, COMMAND_FILE, FAILURE_FILE}
+    for path in folder.glob(".*.tmp"):
+        match = TEMPORARY.fullmatch(path.name)
+        if match and (match[1] in names or match[1].startswith("predict_results_")):
+            path.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path) -> None:
+    """Move what a run left in `folder` out of the way of the one that replaces it."""
+    moving = folder / MOVING
+    moving.mkdir()
+    for path in written_by_runs(folder):
+        path.rename(moving / path.name)
+    moving.rename(folder / REPLACED)
+
+
+def bring_back(folder: Path) -> None:
+    """Undo set_aside(): the run that was to replace the old one has ended before its first step."""
+    if (folder / DISCARDED).exists():
+        shutil.rmtree(folder / DISCARDED)
+    if (folder / REPLACED).exists():
+        clear(folder)
+        (folder / REPLACED).rename(folder / MOVING)
+    if (folder / MOVING).exists():
+        for path in (folder / MOVING).iterdir():
+            path.rename(folder / path.name)
+        (folder / MOVING).rmdir()
+
+
+def discard_replaced(folder: Path) -> None:
+    """Delete the old run that set_aside() kept."""
+    if (folder / REPLACED).exists():
+        (folder / REPLACED).rename(folder / DISCARDED)
+        shutil.rmtree(folder / DISCARDED)
 
 
 def clear_results(folder: Path) -> None:

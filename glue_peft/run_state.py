@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_peft.flags import differences, flags_of, given_flags
-from glue_peft.run_folder import COMMAND_FILE, RECORD_FILE, files_of_a_run, read_json
+from glue_peft.run_folder import COMMAND_FILE, RECORD_FILE, files_of_a_run, is_ours, read_json
 from glue_peft.tasks import TASKS, main_metric, result_keys
 
 
@@ -20,6 +20,8 @@ def state(folder: Path, flags: list[str]) -> tuple[str, str]:
     record = read_json(folder / RECORD_FILE)
     known = next((found for found in (record, read_json(folder / COMMAND_FILE)) if any(flags_of(found))), None)
     if known is None:
+        if not is_ours(folder):
+            return "other", f"no record in it says that a run made its {files_of_a_run(folder)[0]}"
         # Checkpoints from before there was a command.json are resumed, as they always were.
         return ("other", f"{RECORD_FILE} doesn't say by which arguments it was made") if ended else ("open", "")
     changed = differences(known, flags)
