@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         if may_skip(output_dir, training_args, command):
             return 0
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
-        task = describe_task(raw_datasets, data_args, training_args)
+        task, raw_datasets = describe_task(raw_datasets, data_args, training_args)
         check_best_metric(training_args, task)
         raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
         config, label_to_id = load_config(model_args, adapter_args, task)
