@@ -77,6 +77,7 @@ from glue_peft.arguments import (
 )
 from glue_peft.data import (
     Task,
+    check_tokenizer,
     count_positions,
     describe_task,
     hash_rows,
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         # Loading the dataset
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
         # Labels
-        task = describe_task(raw_datasets, data_args, training_args)
+        task, raw_datasets = describe_task(raw_datasets, data_args, training_args)
         check_best_metric(training_args, task)
         raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
         # Load pretrained model and tokenizer: first what costs nothing and shows every mistake
@@ -122,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer = load_tokenizer(model_args)
         architecture = build_architecture(config, model_args)
         adapter_config = make_adapter_config(adapter_args, architecture, training_args.seed)
+        check_tokenizer(tokenizer, architecture.get_input_embeddings().weight.shape[0], task, data_args)
         # Preprocessing the raw_datasets
         limit = count_positions(architecture)
         tokenized_datasets = tokenize(raw_datasets, task, label_order, tokenizer, limit, data_args, training_args)
@@ -133,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         adapters.check_random_bases(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
         clear_output_dir(output_dir, training_args, checkpoint)
         arguments = asdict(model_args) | asdict(data_args) | asdict(adapter_args) | training_args.to_dict()
-        record = describe_run(trainer, command, arguments, raw_datasets, base_sha256, fast_paths)
+        record = describe_run(trainer, command, arguments, raw_datasets, task, base_sha256, fast_paths)
         # Training
         if training_args.do_train:
             train(trainer, checkpoint, record)
@@ -378,6 +380,7 @@ def describe_run(
     command: list[str],
     arguments: dict[str, Any],
     raw_datasets: DatasetDict,
+    task: Task,
     base_sha256: str,
     fast_paths: tuple[run_record.ConvertedLayers, run_record.UnpaddedEncoder],
 ) -> RunRecord:
@@ -391,6 +394,7 @@ def describe_run(
         adapter_config=json.loads(json.dumps(adapter_config, default=sorted)),
         adapter_config_file=run_folder.read_json(Path(path)) if path else None,
         base_model={"name": arguments["model_name_or_path"], "revision": revision, "sha256": base_sha256},
+        data=task.as_read(),
         data_sha256={name: hash_rows(rows) for name, rows in raw_datasets.items()},
         parameters=adapters.count_parameters(model),
         fast_adapters=fast_paths[0],

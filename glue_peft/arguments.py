@@ -93,12 +93,22 @@ class DataTrainingArguments:
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "CSV or JSON file with a `label` column (floats: regression) and one or two text columns "
-            "(sentence1 and sentence2, or the first two that are not label)."
+            "help": "CSV or JSON file, read as text, with a column of labels (numbers that are not all whole: "
+            "regression) and one or two columns of texts."
         },
     )
     validation_file: str | None = field(default=None, metadata={"help": "The same for --do_eval."})
     test_file: str | None = field(default=None, metadata={"help": "The same for --do_predict; needs no labels."})
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "One or two columns with the texts, of --train_file or --dataset_name. Default: sentence1 and "
+            "sentence2, else the only ones that hold texts."
+        },
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Column with the labels, of --train_file or --dataset_name."}
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Truncate inputs longer than this number of tokens."})
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad every row to --max_seq_length, not to the longest of its batch."}
@@ -375,6 +385,13 @@ def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTr
     for name in ("max_train_samples", "max_eval_samples", "max_predict_samples", "max_seq_length"):
         if getattr(data_args, name) is not None and getattr(data_args, name) < 1:
             raise UsageError(f"--{name} {getattr(data_args, name)}: must be at least 1")
+    if data_args.task_name is not None and (data_args.text_columns or data_args.label_column != "label"):
+        raise UsageError("--text_columns and --label_column are for --train_file and --dataset_name: GLUE's are known")
+    columns = data_args.text_columns
+    if columns is not None and not (
+        1 <= len(set(columns)) == len(columns) <= 2 and data_args.label_column not in columns
+    ):
+        raise UsageError(f"--text_columns {' '.join(columns)}: allowed are one or two columns beside the label's")
     if data_args.train_file is None:
         for name in ("validation_file", "test_file"):
             if getattr(data_args, name) is not None:

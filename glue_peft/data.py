@@ -1,12 +1,16 @@
 """From files to tokens: the splits of a task, what they say about it, and their tokenised rows.
 
 GLUE comes from a local folder or the hub; other classification and regression data from the hub or CSV and JSON files.
+What kind of task the labels of these make is decided once, over all splits.
 """
 
 import glob
 import hashlib
 import logging
+import math
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +26,9 @@ from torch import nn
 
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
 from glue_peft.errors import UsageError, first_line
+from glue_peft.record import DataDescription
 from glue_peft.tasks import main_metric
+from glue_peft.text_files import read_text_file
 
 logger = logging.getLogger("run_glue")
 
@@ -36,11 +42,22 @@ class Task:
     sentence_keys: tuple[str, str | None]
     label_list: tuple[str | int, ...]  # empty for regression
     is_regression: bool
+    label_counts: dict[str, int]  # rows of each label in the first labelled split; empty for regression
+    dropped_rows: dict[str, int]  # rows of each split that were left out, as they have no label
 
     @property
     def num_labels(self) -> int:
         """Number of outputs of the head."""
         return 1 if self.is_regression else len(self.label_list)
+
+    def as_read(self) -> DataDescription:
+        """Return what the data were read as, for the record."""
+        return {
+            "text_columns": [key for key in self.sentence_keys if key is not None],
+            "kind": "regression" if self.is_regression else "classification",
+            "label_counts": self.label_counts,
+            "dropped_rows": self.dropped_rows,
+        }
 
     @property
     def main_metric(self) -> str:
@@ -89,7 +106,7 @@ def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments
             strict=True,
         )
         found = {split: Path(file) for split, file in files if file is not None}
-        return DatasetDict({split: read_files(file.suffix[1:], [file], cache_dir) for split, file in found.items()})
+        return DatasetDict({split: read_text_file(file, cache_dir) for split, file in found.items()})
     raw_datasets = load_hub_dataset(*hub_name(data_args), model_args)
     if with_ax:
         try:
@@ -160,78 +177,226 @@ def splits(dataset_dict: DatasetDict, kind: str) -> list[tuple[str, str]]:
 
 def describe_task(
     raw_datasets: DatasetDict, data_args: DataTrainingArguments, training_args: GlueTrainingArguments
-) -> Task:
-    """Find the text columns, the labels and the metric, and check that the data have them.
+) -> tuple[Task, DatasetDict]:
+    """Find the text columns, the labels and the metric; return them with the rows that have a label.
 
-    Raises UsageError for a missing column, an empty cell, or a validation label that training never shows.
+    Raises UsageError for a missing column, an empty cell, labels of mixed kinds, or a validation label that training
+    never shows.
     """
-    source = data_args.source
-    labelled_splits = splits(raw_datasets, "train") + splits(raw_datasets, "validation")
-    if not labelled_splits:
-        raise UsageError(f"{source} has neither a train nor a validation split, which name the labels")
-    labelled = raw_datasets[labelled_splits[0][0]]
-    if "label" not in labelled.column_names:
-        raise UsageError(f"{source}: no column `label`; its columns are {', '.join(labelled.column_names)}")
-    if data_args.task_name is not None:
-        sentence_keys = task_to_keys[data_args.task_name]
-    else:
-        sentence_keys = find_sentence_keys(labelled, source)
-    is_regression = data_args.task_name == "stsb" or getattr(labelled.features["label"], "dtype", "").startswith(
-        "float"
-    )
+    labelled = splits(raw_datasets, "train") + splits(raw_datasets, "validation")
+    if not labelled:
+        raise UsageError(f"{data_args.source} has neither a train nor a validation split, which name the labels")
+    sources = {name: split_source(name, data_args) for name in raw_datasets}
+    if data_args.label_column != "label":
+        raw_datasets = name_label_column(raw_datasets, data_args, sources)
+    labelled_rows = {name: raw_datasets[name] for name, _ in labelled}
+    sentence_keys = text_columns(labelled_rows, data_args, sources)
+    check_columns(raw_datasets, sentence_keys, sources, training_args.do_predict)
+    kept = {name: with_label(rows, sources[name]) for name, rows in labelled_rows.items()}
+    dropped = {name: len(labelled_rows[name]) - len(rows) for name, rows in kept.items()}
+    is_regression, label_list = kind_of_labels(kept, sources, data_args.task_name)
+    first = kept[labelled[0][0]]
     task = Task(
         name=data_args.task_name or Path(data_args.dataset_name or data_args.train_file).stem,
         metric=data_args.task_name,
         sentence_keys=sentence_keys,
-        label_list=() if is_regression else list_labels(labelled, source),
+        label_list=label_list,
         is_regression=is_regression,
+        label_counts={} if is_regression else count_labels(first, label_list),
+        dropped_rows={name: count for name, count in dropped.items() if count},
     )
-    check_columns(raw_datasets, task, source, training_args.do_predict)
-    return task
+    check_labels(kept, task, sources)
+    logger.info(f"data: {data_args.source}: {described(task, {name: len(rows) for name, rows in kept.items()})}")
+    return task, DatasetDict(raw_datasets | kept)
 
 
-def find_sentence_keys(rows: datasets.Dataset, source: str) -> tuple[str, str | None]:
-    """Return the text columns of data that are not GLUE's, as Hugging Face's example finds them."""
-    names = [name for name in rows.column_names if name not in ("label", "idx")]
-    if not names:
-        raise UsageError(f"{source}: no text column beside `label`")
-    if "sentence1" in names and "sentence2" in names:
-        return "sentence1", "sentence2"
-    return names[0], names[1] if len(names) > 1 else None
+def split_source(split: str, data_args: DataTrainingArguments) -> str:
+    """Return what a message calls a split: the file's own name, or the data set's with the split's."""
+    file = getattr(data_args, f"{split}_file", None) if data_args.train_file is not None else None
+    return file or f"{data_args.source}, {split} split"
 
 
-def list_labels(rows: datasets.Dataset, source: str) -> tuple[str | int, ...]:
-    """Return the labels in their order: the data set's own, or sorted."""
-    if isinstance(rows.features["label"], datasets.ClassLabel):
-        return tuple(rows.features["label"].names)
-    try:
-        return tuple(sorted(set(rows["label"]) - {None}))
-    except TypeError as error:
-        raise UsageError(f"{source}: `label` must hold whole numbers, floats or texts, one kind alone") from error
-
-
-def check_columns(raw_datasets: DatasetDict, task: Task, source: str, do_predict: bool) -> None:
-    """Raise UsageError where a split lacks a column, holds an empty cell, or has a label unknown to the head."""
+def name_label_column(
+    raw_datasets: DatasetDict, data_args: DataTrainingArguments, sources: dict[str, str]
+) -> DatasetDict:
+    """Call --label_column `label`, as everything after this does; another column of that name is left out."""
+    named = {}
     for split, rows in raw_datasets.items():
-        labelled = not split.startswith("test")
-        if not labelled and not do_predict:
+        if data_args.label_column in rows.column_names:
+            rows = rows.remove_columns("label") if "label" in rows.column_names else rows
+            rows = rows.rename_column(data_args.label_column, "label")
+        elif not split.startswith("test"):
+            raise UsageError(
+                f"--label_column {data_args.label_column}: not in {sources[split]}; its columns are "
+                f"{', '.join(rows.column_names)}"
+            )
+        named[split] = rows
+    return DatasetDict(named)
+
+
+def text_columns(
+    labelled: dict[str, datasets.Dataset], data_args: DataTrainingArguments, sources: dict[str, str]
+) -> tuple[str, str | None]:
+    """Return the one or two columns with the texts: GLUE's own, those of --text_columns, or the only ones there are.
+
+    Columns named idx or id are left out, and so are those that hold nothing but numbers.
+    """
+    if data_args.task_name is not None:
+        return task_to_keys[data_args.task_name]
+    split, rows = next(iter(labelled.items()))
+    if data_args.text_columns is not None:
+        first, *second = data_args.text_columns
+        return first, second[0] if second else None
+    if {"sentence1", "sentence2"} <= set(rows.column_names):
+        return "sentence1", "sentence2"
+    found = [name for name in rows.column_names if name not in ("label", "idx", "id") and holds_texts(rows, name)]
+    if not 1 <= len(found) <= 2:
+        what = f"{len(found)} columns with texts, {', '.join(found)}" if found else "no column with texts"
+        raise UsageError(
+            f"{sources[split]}: {what}, beside `{data_args.label_column}`; name one or two with --text_columns (there "
+            f"are {', '.join(rows.column_names)})"
+        )
+    return found[0], found[1] if len(found) > 1 else None
+
+
+def holds_texts(rows: datasets.Dataset, column: str) -> bool:
+    """Say whether a column is of texts, and not of numbers alone."""
+    if getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
+        return False
+    return any(value is not None and number_in(value) is None for value in rows[column])
+
+
+def number_in(text: str) -> float | None:
+    """Return the number that a text writes, NaN and infinity included, or None where it writes none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def check_columns(
+    raw_datasets: DatasetDict, sentence_keys: tuple[str, str | None], sources: dict[str, str], do_predict: bool
+) -> None:
+    """Raise UsageError where a split lacks a column or has an empty cell, or where a text column isn't one."""
+    for split, rows in raw_datasets.items():
+        is_labelled = not split.startswith("test")
+        if not is_labelled and not do_predict:
             continue
-        for column in [key for key in task.sentence_keys if key is not None] + ["label"] * labelled:
+        for column in [key for key in sentence_keys if key is not None] + ["label"] * is_labelled:
             if column not in rows.column_names:
-                raise UsageError(
-                    f"{source}: the {split} split has no column `{column}`, only {', '.join(rows.column_names)}"
-                )
-            if rows.data.column(column).null_count:
-                raise UsageError(f"{source}: the {split} split has empty cells in its column `{column}`")
+                raise UsageError(f"{sources[split]}: no column `{column}`, only {', '.join(rows.column_names)}")
             if column != "label" and getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
-                raise UsageError(f"{source}: the column `{column}` of the {split} split is not text")
-        if labelled and not task.is_regression:
-            known = set(label_positions(task, rows))
-            unseen = sorted(set(rows.unique("label")) - known, key=str)
-            if unseen:
-                raise UsageError(f"{source}: the {split} split has labels unseen in training: {unseen[:5]}")
-    if not task.is_regression and task.num_labels < 2:
-        raise UsageError(f"{source}: `label` has a single value, {task.label_list}; classification needs two or more")
+                raise UsageError(f"{sources[split]}: the column `{column}` is not text")
+            if rows.data.column(column).null_count or "" in rows.data.column(column).unique().to_pylist():
+                row = next(number for number, value in enumerate(rows[column], start=1) if value in (None, ""))
+                raise UsageError(f"{sources[split]}: row {row} has an empty cell in the column `{column}`")
+
+
+def with_label(rows: datasets.Dataset, source: str) -> datasets.Dataset:
+    """Return the rows without those whose label is -1, GLUE's mark for a hidden one, where all others are 0, 1, …"""
+    distinct = {str(label) for label in rows.unique("label")}
+    others = {label for label in distinct if label.isascii() and label.isdigit()}
+    if "-1" not in distinct or distinct - others != {"-1"}:
+        return rows
+    kept = [index for index, label in enumerate(rows["label"]) if str(label) != "-1"]
+    if not kept:
+        raise UsageError(f"{source}: every label is -1, the mark of a hidden one: nothing to train or evaluate on")
+    logger.warning(f"{source}: {len(rows) - len(kept)} of {len(rows)} rows left out, as their label is -1 (hidden)")
+    return rows.select(kept)
+
+
+def kind_of_labels(
+    labelled: dict[str, datasets.Dataset], sources: dict[str, str], task_name: str | None
+) -> tuple[bool, tuple[str | int, ...]]:
+    """Say whether the labels are scores to be regressed, and list the labels where they are classes.
+
+    Texts are scores where all of them, in every file, write numbers and some one isn't a whole one. Raises UsageError
+    for labels of mixed kinds.
+    """
+    rows = next(iter(labelled.values()))
+    feature = rows.features["label"]
+    dtype = getattr(feature, "dtype", "")
+    if isinstance(feature, datasets.ClassLabel):
+        is_regression, label_list = False, tuple(feature.names)
+    elif dtype in ("string", "large_string"):
+        is_regression, label_list = kind_of_texts(labelled, sources)
+    elif dtype.startswith(("int", "uint", "bool")):
+        is_regression, label_list = False, tuple(sorted(rows.unique("label")))
+    elif dtype.startswith(("float", "double")):
+        is_regression, label_list = True, ()
+    else:
+        raise UsageError(f"{next(iter(sources.values()))}: `label` must hold whole numbers, floats or texts")
+    if task_name is not None and is_regression != (task_name == "stsb"):
+        if task_name != "stsb":
+            raise UsageError(f"--task_name {task_name}: its labels are classes, but the data's are {dtype}")
+        is_regression, label_list = True, ()
+    if not is_regression and len(label_list) < 2:
+        raise UsageError(
+            f"{next(iter(sources.values()))}: `label` has a single value, {label_list}; classification needs two"
+        )
+    return is_regression, label_list
+
+
+def kind_of_texts(
+    labelled: dict[str, datasets.Dataset], sources: dict[str, str]
+) -> tuple[bool, tuple[str | int, ...]]:
+    """Do what kind_of_labels says for labels that were read as texts."""
+    texts = {split: rows.unique("label") for split, rows in labelled.items()}
+    values = {text: number_in(text) for of_split in texts.values() for text in of_split}
+    is_whole = {text: re.fullmatch(r"-?[0-9]+", text) is not None for text in values}
+    scores = [text for text, value in values.items() if value is not None and math.isfinite(value)]
+    others = [text for text in values if text not in scores]
+    if scores and others and None not in values.values():
+        raise UsageError(f"{place_of(others[0], labelled, sources)}: the label {others[0]!r} is not a finite number")
+    if all(is_whole[text] for text in scores):  # classes, maybe numbered
+        in_training = next(iter(texts.values()))
+        canonical = all(is_whole[text] and text == str(int(text)) for text in in_training)
+        return False, tuple(sorted(in_training, key=int if canonical else str))
+    if not others:
+        return True, ()
+    score = next(text for text in scores if not is_whole[text])
+    places = {text: place_of(text, labelled, sources) for text in (others[0], score)}
+    raise UsageError(
+        f"{places[others[0]]}: the label {others[0]!r} is not a number, but {score!r} ({places[score]}) is a score: "
+        "labels are either all scores or all classes"
+    )
+
+
+def place_of(label: str, labelled: dict[str, datasets.Dataset], sources: dict[str, str]) -> str:
+    """Return the file and row in which a label stands first."""
+    split = next(name for name, rows in labelled.items() if label in rows.unique("label"))
+    return f"{sources[split]}: row {labelled[split]['label'].index(label) + 1}"
+
+
+def check_labels(labelled: dict[str, datasets.Dataset], task: Task, sources: dict[str, str]) -> None:
+    """Raise UsageError for a score that is no number, and for a label that training never shows."""
+    for split, rows in labelled.items():
+        if task.is_regression:
+            wrong = [value for value in rows.unique("label") if not math.isfinite(float(value))]
+        else:
+            wrong = sorted(set(rows.unique("label")) - set(label_positions(task, rows)), key=str)
+        if wrong:
+            row = rows["label"].index(wrong[0]) + 1 if wrong[0] == wrong[0] else None  # NaN equals nothing
+            row = row or next(number for number, value in enumerate(rows["label"], start=1) if value != value)
+            what = "is not a number" if task.is_regression else "is unseen in training, which has"
+            known = "" if task.is_regression else f" {', '.join(map(str, task.label_list[:10]))}"
+            raise UsageError(f"{sources[split]}: row {row}: the label {wrong[0]!r} {what}{known}")
+
+
+def count_labels(rows: datasets.Dataset, label_list: tuple[str | int, ...]) -> dict[str, int]:
+    """Count the rows of each label, by name."""
+    counts = Counter(rows["label"])
+    is_class = isinstance(rows.features["label"], datasets.ClassLabel)
+    return {str(label): counts[i if is_class else label] for i, label in enumerate(label_list)}
+
+
+def described(task: Task, rows: dict[str, int]) -> str:
+    """Return in one line what the data were read as."""
+    texts = " and ".join(key for key in task.sentence_keys if key is not None)
+    labels = [f"{name} ({count})" for name, count in task.label_counts.items()]
+    labels = [*labels[:10], f"and {len(labels) - 10} more"] if len(labels) > 10 else labels
+    kind = "regression" if task.is_regression else f"classification, labels {', '.join(labels)}"
+    return f"texts from {texts}; {kind}; rows: {', '.join(f'{name} {count}' for name, count in rows.items())}"
 
 
 def hold_out(
@@ -246,6 +411,7 @@ def hold_out(
     rows = first_rows(raw_datasets["train"], data_args.max_train_samples)
     strata = np.asarray(rows["label"])
     if task.is_regression:
+        strata = strata.astype(float)
         strata = np.digitize(strata, np.quantile(strata, np.linspace(0.1, 0.9, 9)))
     try:
         train, selection = train_test_split(
@@ -273,6 +439,31 @@ def label_positions(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
     if isinstance(rows.features["label"], datasets.ClassLabel):
         return {i: i for i in range(task.num_labels)}
     return {label: i for i, label in enumerate(task.label_list)}
+
+
+def check_tokenizer(
+    tokenizer: transformers.PreTrainedTokenizerBase, embedded: int, task: Task, data_args: DataTrainingArguments
+) -> None:
+    """Raise UsageError where the tokenizer is not the model's, can't pad, or leaves no room for a text.
+
+    `embedded` is how many tokens the model has embeddings for. It may be rounded up from the tokenizer's number, by
+    0.4 % in DeBERTa's case; a folder without tokenizer files gives a tokenizer of a handful of tokens.
+    """
+    known, name = len(tokenizer), tokenizer.name_or_path
+    if not 0.9 * embedded <= known <= embedded:
+        raise UsageError(
+            f"--tokenizer_name {name}: the tokenizer has {known:,} tokens, the model {embedded:,} embeddings; they "
+            "don't belong together, or the folder lacks the tokenizer's files"
+        )
+    if tokenizer.pad_token_id is None:
+        raise UsageError(f"--tokenizer_name {name}: the tokenizer has no padding token, which a batch of rows needs")
+    texts = sum(key is not None for key in task.sentence_keys)
+    least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
+    if data_args.max_seq_length < least:
+        raise UsageError(
+            f"--max_seq_length {data_args.max_seq_length}: allowed are {least} and more, as the tokenizer adds "
+            f"{least - texts} tokens of its own"
+        )
 
 
 def tokenize(

@@ -27,6 +27,15 @@ class BaseModel(TypedDict):
     sha256: str  # of its encoder's weights
 
 
+class DataDescription(TypedDict):
+    """What the data were read as."""
+
+    text_columns: list[str]
+    kind: str  # "classification" or "regression"
+    label_counts: dict[str, int]  # rows of each label in the first labelled split, by name
+    dropped_rows: dict[str, int]  # rows of each split that were left out, as their label is hidden
+
+
 class ParameterCounts(TypedDict):
     """Numbers of parameters."""
 
@@ -84,6 +93,7 @@ class RunRecord:
     adapter_config: dict[str, Any] | None  # PEFT's
     adapter_config_file: dict[str, Any] | None  # what --adapter_config holds
     base_model: BaseModel
+    data: DataDescription
     data_sha256: dict[str, str]  # of each split
     parameters: ParameterCounts
     fast_adapters: ConvertedLayers
