@@ -4,18 +4,21 @@ Everything here is decided from the command line alone, before data or a model i
 """
 
 import argparse
+import difflib
 import json
 import logging
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import huggingface_hub
 import torch
 from peft import PeftConfig
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from glue_peft.errors import OneLineParser, UsageError, first_line
 from glue_peft.flags import given_flags, without_secrets
@@ -23,6 +26,7 @@ from glue_peft.run_folder import CHECKPOINT, read_json
 from glue_peft.tasks import TASKS
 
 MAX_SEED = 2**32 - 1  # numpy's limit
+MAX_BATCH = 2**31 - 1  # what a 32-bit index reaches
 
 task_to_keys = {name: task.sentence_keys for name, task in sorted(TASKS.items())}  # Hugging Face's name
 # Fields of TrainingArguments that would make a run's record untrue, and why.
@@ -33,6 +37,68 @@ UNUSABLE_FLAGS = {
     "batch_eval_metrics": "a task's metric is of the entire set, not of a batch",
     "dataloader_drop_last": "rows of the evaluation would be dropped too",
     "save_only_model": "such a checkpoint can't be resumed from",
+    "fp16_full_eval": "the model itself would be rounded, and saved so",
+    "bf16_full_eval": "the model itself would be rounded, and saved so",
+    "label_names": "the labels are in the column `labels`",
+    "include_for_metrics": "the metrics need predictions and labels alone",
+    "past_index": "no model here has a past",
+    "deepspeed": "its checkpoints were never resumed here",
+    "fsdp": "its checkpoints were never resumed here",
+}
+# The least and the most that a number may be; an open end of the range is in brackets that look outwards.
+RANGES = {
+    "seed": (0, MAX_SEED, "[]"),
+    "data_seed": (0, MAX_SEED, "[]"),
+    "per_device_train_batch_size": (1, MAX_BATCH, "[]"),
+    "per_device_eval_batch_size": (1, MAX_BATCH, "[]"),
+    "gradient_accumulation_steps": (1, MAX_BATCH, "[]"),
+    "learning_rate": (0, math.inf, "]["),
+    "classifier_learning_rate": (0, math.inf, "]["),
+    "num_train_epochs": (0, math.inf, "]["),
+    "warmup_steps": (0, math.inf, "[["),
+    "weight_decay": (0, math.inf, "[["),
+    "adam_beta1": (0, 1, "[["),
+    "adam_beta2": (0, 1, "[["),
+    "adam_epsilon": (0, math.inf, "]["),
+    "max_grad_norm": (0, math.inf, "[["),
+    "label_smoothing_factor": (0, 1, "[["),
+    "logging_steps": (0, math.inf, "]["),
+    "save_steps": (0, math.inf, "]["),
+    "eval_steps": (0, math.inf, "]["),
+    "eval_delay": (0, math.inf, "[["),
+    "eval_accumulation_steps": (1, MAX_BATCH, "[]"),
+    "save_total_limit": (1, MAX_BATCH, "[]"),
+    "selection_fraction": (0, 1, "]["),
+    "max_train_samples": (1, math.inf, "[["),
+    "max_eval_samples": (1, math.inf, "[["),
+    "max_predict_samples": (1, math.inf, "[["),
+    "max_seq_length": (1, MAX_BATCH, "[]"),
+    "rank": (1, MAX_BATCH, "[]"),
+    "adapter_alpha": (0, math.inf, "]["),
+    "adapter_dropout": (0, 1, "[["),
+    "vera_d_initial": (-math.inf, math.inf, "]["),
+    "projection_prng_key": (0, 2**64 - 1, "[]"),
+    "dataloader_num_workers": (0, MAX_BATCH, "[]"),
+    "ddp_timeout": (1, MAX_BATCH, "[]"),
+}
+# Flags of older versions of transformers, and what they are called now.
+RENAMED_FLAGS = {
+    "warmup_ratio": "--warmup_steps, which takes a share of all steps below 1 as in --warmup_steps 0.06",
+    "evaluation_strategy": "--eval_strategy",
+    "evaluate_during_training": "--eval_strategy epoch",
+    "group_by_length": "--train_sampling_strategy group_by_length",
+    "no_cuda": "--use_cpu",
+    "use_auth_token": "--token",
+    "per_gpu_train_batch_size": "--per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "--per_device_eval_batch_size",
+    "push_to_hub_model_id": "--hub_model_id",
+    "push_to_hub_token": "--hub_token",
+    "fp16_backend": "nothing: autocast alone is left",
+    "half_precision_backend": "nothing: autocast alone is left",
+    "save_safetensors": "nothing: weights are always saved as safetensors",
+    "logging_dir": "the environment variable TENSORBOARD_LOGGING_DIR",
+    "use_mps_device": "nothing: the device is found by itself",
+    "tpu_num_cores": "nothing: a launcher's affair",
 }
 # Flags that mean something for some adapters only; given with another one they are refused, not ignored.
 ADAPTER_FLAGS = {
@@ -243,7 +309,9 @@ class GlueTrainingArguments(TrainingArguments):
             self.greater_is_better = False  # the parent knows it of losses alone
         # The parent would put the loss there.
         needs_metric = self.load_best_model_at_end or self.save_strategy == "best"
-        self.follows_task_metric = self.metric_for_best_model is None and needs_metric
+        self.follows_task_metric = self.metric_for_best_model is None and (
+            needs_metric or self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
+        )
         if self.ddp_broadcast_buffers is None:
             self.ddp_broadcast_buffers = False  # the random bases are frozen, and the same in every process
         if self.selection_fraction is not None and self.eval_strategy == "no":
@@ -260,6 +328,10 @@ class GlueTrainingArguments(TrainingArguments):
         if self.n_gpu > 1:
             logger.warning(f"{self.n_gpu} GPUs are visible and no launcher was used: training on the first.")
             self._n_gpu = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave access tokens out of what is pickled: Trainer saves this beside every model, as training_args.bin."""
+        return {name: None if name.endswith("token") else value for name, value in vars(self).items()}
 
 
 class GlueArgumentParser(OneLineParser, HfArgumentParser):
@@ -294,15 +366,28 @@ def parse_arguments(
     except ValueError as error:  # what TrainingArguments itself refuses
         raise UsageError(" ".join(str(error).split())) from error
     if unknown:
-        raise UsageError(f"unknown argument {unknown[0]!r}; `python run_glue.py --help` lists the flags")
+        raise UsageError(unknown_argument(unknown[0], parser))
     model_args, data_args, adapter_args, training_args = parsed
     given = set(given_flags(argv))
+    for args in parsed:
+        check_ranges(args)
     check_training_arguments(training_args, given)
     check_data_arguments(data_args, training_args)
     check_adapter_arguments(adapter_args, training_args, given)
     find_model(model_args, adapter_args, given)
     check_folders(model_args, adapter_args, training_args)
     return model_args, data_args, adapter_args, training_args
+
+
+def unknown_argument(word: str, parser: argparse.ArgumentParser) -> str:
+    """Return what to say of a word that is no flag: its new name, or the flag that it resembles."""
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
+    if name in RENAMED_FLAGS:
+        return f"unknown argument {word!r}: transformers 5 has {RENAMED_FLAGS[name]} in its place"
+    alike = difflib.get_close_matches(name, flags, n=1) if word.startswith("-") else []
+    hint = f"is --{alike[0]} meant? " if alike else ""
+    return f"unknown argument {word!r}; {hint}`python run_glue.py --help` lists the flags"
 
 
 def read_arguments_file(path: Path) -> list[str]:
@@ -346,26 +431,41 @@ def check_training_arguments(args: GlueTrainingArguments, given: set[str]) -> No
                 raise UsageError(f"--resume_from_checkpoint goes {'with' if wanted else 'without'} --{name}")
     if args.resume and args.overwrite_output_dir:
         raise UsageError("--resume and --overwrite_output_dir contradict each other: give one of them")
-    for name in ("seed", "data_seed"):
-        if getattr(args, name) is not None and not 0 <= getattr(args, name) <= MAX_SEED:
-            raise UsageError(f"--{name} {getattr(args, name)}: allowed are 0 to {MAX_SEED}")
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name} {getattr(args, name)}: must be at least 1")
-    for name in ("learning_rate", "num_train_epochs"):
-        if not (math.isfinite(getattr(args, name)) and getattr(args, name) > 0):
-            raise UsageError(f"--{name} {getattr(args, name)}: must be above 0")
-    if args.classifier_learning_rate is not None and not 0 < args.classifier_learning_rate < math.inf:
-        raise UsageError(f"--classifier_learning_rate {args.classifier_learning_rate}: must be above 0")
-    if args.save_total_limit < 1:
-        raise UsageError(f"--save_total_limit {args.save_total_limit}: must be at least 1")
+    if not args.eval_do_concat_batches:
+        raise UsageError("--no_eval_do_concat_batches: a task's metric is of the entire set, not of a batch")
+    check_integrations(args)
     if args.selection_fraction is not None:
-        if not 0 < args.selection_fraction < 1:
-            raise UsageError(f"--selection_fraction {args.selection_fraction}: must be above 0 and below 1")
         if not args.do_train:
             raise UsageError("--selection_fraction has no effect without --do_train")
         if "metric_for_best_model" in given:
             raise UsageError("--selection_fraction picks the epoch by the task's metric: drop --metric_for_best_model")
+
+
+def check_ranges(args: object) -> None:
+    """Raise UsageError for a number that is outside its flag's range, or no number."""
+    for name, (low, high, brackets) in RANGES.items():
+        value = getattr(args, name, None)
+        if (
+            value is None
+            or (low < value < high)
+            or (value == low and brackets[0] == "[")
+            or (value == high and brackets[1] == "]")
+        ):
+            continue
+        least = [] if low == -math.inf else [f"{'at least' if brackets[0] == '[' else 'above'} {low}"]
+        most = ["finite"] if high == math.inf else [f"{'at most' if brackets[1] == ']' else 'below'} {high}"]
+        raise UsageError(f"--{name} {value}: must be {' and '.join(least + most)}")
+
+
+def check_integrations(args: GlueTrainingArguments) -> None:
+    """Raise UsageError where --report_to names a tracker that isn't installed, or --push_to_hub has no network."""
+    there = get_available_reporting_integrations()
+    for tracker in args.report_to:
+        if tracker not in there:
+            allowed = ", ".join(["none", "all", *there])
+            raise UsageError(f"--report_to {tracker}: is not installed, or unknown; allowed here are {allowed}")
+    if args.push_to_hub and huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise UsageError("--push_to_hub: HF_HUB_OFFLINE is set, so nothing can be uploaded")
 
 
 def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTrainingArguments) -> None:
@@ -382,9 +482,8 @@ def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTr
         )
     if data_args.dataset_path is not None and data_args.task_name is None:
         raise UsageError("--dataset_path is a local copy of GLUE: it needs --task_name")
-    for name in ("max_train_samples", "max_eval_samples", "max_predict_samples", "max_seq_length"):
-        if getattr(data_args, name) is not None and getattr(data_args, name) < 1:
-            raise UsageError(f"--{name} {getattr(data_args, name)}: must be at least 1")
+    if data_args.dataset_config_name is not None and data_args.dataset_name is None:
+        raise UsageError(f"--dataset_config_name goes with --dataset_name, not with --{sources[0]}")
     if data_args.task_name is not None and (data_args.text_columns or data_args.label_column != "label"):
         raise UsageError("--text_columns and --label_column are for --train_file and --dataset_name: GLUE's are known")
     columns = data_args.text_columns
@@ -423,13 +522,6 @@ def check_adapter_arguments(
                 f"--{name} has no effect with {adapter}: it is for --adapter_name {' or '.join(adapters)}"
             )
     check_saved_adapters(adapter_args, adapter, training_args.do_train)
-    if adapter_args.rank < 1:
-        raise UsageError(f"--rank {adapter_args.rank}: must be at least 1")
-    if not 0 <= adapter_args.adapter_dropout < 1:
-        raise UsageError(f"--adapter_dropout {adapter_args.adapter_dropout}: must be at least 0 and below 1")
-    key = adapter_args.projection_prng_key
-    if key is not None and not 0 <= key < 2**64:
-        raise UsageError(f"--projection_prng_key {key}: allowed are 0 to {2**64 - 1}")
     if adapter_args.randlora_sparse and adapter_args.randlora_very_sparse:
         raise UsageError("--randlora_sparse and --randlora_very_sparse contradict each other: give one of them")
     if adapter_args.save_merged is not None:
