@@ -17,7 +17,7 @@ import parse_results
 import plot_results
 import plot_spectrum
 from glue_peft import arguments
-from glue_peft.tables.read import wanted_seeds
+from glue_peft.tables.results import wanted_seeds
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
