@@ -14,6 +14,7 @@ unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics
 trainer            Trainer that stops on a signal, resumes to the bit and fails in one line
 record             run.json: everything that made a run's numbers
+resuming           what a start makes of the folder that it finds: refuse it, skip the run, resume it or clear it
 tables.read        a run's folder -> its score and record, or why it has none
 tables.collapse    runs that learnt nothing or diverged
 tables.results     the tables' options; folders of runs -> rows
