@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -412,71 +410,6 @@ def test_the_last_words_of_a_failed_run(tmp_path, log, expected):
     assert run_folder.failure(tmp_path) is None
     (tmp_path / "failure.txt").write_text("disk full: x\n")
     assert run_folder.last_words(tmp_path) == run_folder.failure(tmp_path) == "disk full: x"
-
-
-# A sweep's questions
-
-
-def ask(question: str, work: Path) -> subprocess.CompletedProcess:
-    """What run_folder.py answers to train_all.sh."""
-    command = [sys.executable, str(REPOSITORY / "run_folder.py"), question, str(work)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
-def test_a_plan_says_what_is_unusual_and_runs_the_rest(tmp_path):
-    """New and broken runs are planned; finished ones are silent, others and held ones are named."""
-    finish(tmp_path / "finished", FLAGS)
-    finish(tmp_path / "other", [*FLAGS, "--rank", "8"])
-    (finish(tmp_path / "broken", FLAGS) / "eval_results.json").write_text("")
-    names = ["new", "finished", "other", "broken", "my runs/held"]
-    lines = {name: f"{tmp_path / name}\tpython 'my repo/run_glue.py' {shlex.join(FLAGS)}\n" for name in names}
-    (tmp_path / "grid").write_text("".join(lines.values()))
-    process = hold(tmp_path / "my runs/held")
-    try:
-        done = ask("plan", tmp_path)
-    finally:
-        process.kill()
-        process.wait()
-    assert done.returncode == 0
-    assert (tmp_path / "lines").read_text() == lines["new"] + lines["broken"]
-    assert done.stderr.splitlines() == [
-        f"train_all.sh: {tmp_path}/other holds another run and is left alone: --rank 4 (the folder has 8)",
-        f"train_all.sh: {tmp_path}/broken is run again: eval_results.json is missing or not a JSON object",
-        f"train_all.sh: {tmp_path}/my runs/held is being worked on: process {process.pid} on {platform.node()}",
-    ]
-    assert ask("missing", tmp_path).stdout == "1,4-5\n"  # the holder is dead
-    assert ask("plan", tmp_path).stderr.count("\n") == 2
-
-
-def test_ranges_are_slurm_s():
-    """As --array takes them."""
-    assert run_folder.as_ranges([1, 2, 3, 7, 9, 10]) == "1-3,7,9-10"
-    assert run_folder.as_ranges([]) == ""
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "status"),
-    [
-        (["done\ta\t0", "finished\tb\t"], 0),
-        (["done\ta\t0", "elsewhere\tb\tprocess 3 on x"], 0),
-        (["done\ta\t0", "stopped\tb\t75"], 75),
-        (["failed\ta\t1", "stopped\tb\t75"], 1),
-        (["other\ta\t--rank 4 (the folder has 8)"], 1),
-        ([], 75),
-    ],
-)
-def test_the_summary_counts_and_names_what_is_left(tmp_path, outcomes, status):
-    """And its exit status: 1 for a failure, 75 for what was stopped or not started."""
-    (tmp_path / "outcomes").write_text("".join(line + "\n" for line in outcomes))
-    (tmp_path / "lines").write_text("a\tpython run_glue.py\n")
-    done = ask("summary", tmp_path)
-    assert done.returncode == status, done.stderr
-    counts = [sum(line.startswith(kind) for line in outcomes) for kind in ("done", "finished", "failed")]
-    assert done.stdout.splitlines()[0] == (
-        f"train_all.sh: {counts[0]} done, {counts[1]} skipped as finished, {counts[2]} failed"
-    )
-    named = sum(not line.startswith(("done", "finished")) for line in outcomes) + (not outcomes)
-    assert len(done.stdout.splitlines()) == 1 + named
 
 
 # In run_glue.py
