@@ -6,7 +6,8 @@ flags              what another value of a flag means: nothing, another run, oth
 arguments          the flags of run_glue.py, and what is refused at once
 run_folder         a run's folder: names, lock, atomic writes, checkpoints, failures
 run_state          is the run in a folder finished, open, broken, or another one?
-sweep              train_all.sh: recipe -> grid -> runs, in turn or several at once, or one line of a Slurm array
+grid               train_all.sh's variables and a recipe -> the runs of the grid, each with its folder and command
+sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 data               files or hub -> splits -> task -> tokens
 adapters           head, bases, hashes and counts; PEFT config files; starting from a saved adapter; merging
 fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same results in less time
