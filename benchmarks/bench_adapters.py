@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Time a training step and an evaluation of every adapter: PEFT's layers against fast_adapters.py.
 
-    python benchmarks/bench_adapters.py                       RoBERTa-base layers, 64 full rows of 128 tokens
-    python benchmarks/bench_adapters.py --batch 16 --layers 4
-    python benchmarks/bench_adapters.py --quick               under a minute, for CI: shows that it runs
+    python -m benchmarks.bench_adapters                       RoBERTa-base layers, 64 full rows of 128 tokens
+    python -m benchmarks.bench_adapters --batch 16 --layers 4
+    python -m benchmarks.bench_adapters --quick               under a minute, for CI: shows that it runs
 
 All sides alternate in one process, so that a drift of the machine meets them all; each figure is the median over the
 repeats of the ratio to the reference of the same repeat, with the smallest and largest ratio behind it. The model has
@@ -14,18 +14,14 @@ AdamW. The frozen base and full fine-tuning are the two ends. The last line is o
 import argparse
 import json
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, RobertaConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run_glue
 from glue_peft.fast_adapters import use_fast_adapters

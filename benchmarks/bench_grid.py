@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Time a slice of the grid's real work: the authors' way against ours, task by task, and the grid's mix.
 
-    python benchmarks/bench_grid.py --dataset_path glue --tokenizer FOLDER      real lengths where the data are there
-    python benchmarks/bench_grid.py                                             realistic lengths for every task
-    python benchmarks/bench_grid.py --quick                                     under a minute, for CI
+    python -m benchmarks.bench_grid --dataset_path glue --tokenizer FOLDER      real lengths where the data are there
+    python -m benchmarks.bench_grid                                             realistic lengths for every task
+    python -m benchmarks.bench_grid --quick                                     under a minute, for CI
 
 The authors' way pads every row to 128 tokens and runs PEFT's layers; ours pads to the longest of the batch and runs
 fast_adapters.py and unpadded_encoder.py. Both get the same random batches of 64 rows, in turn, in one process, with
@@ -19,15 +19,12 @@ import argparse
 import json
 import math
 import statistics
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
 
 import datasets
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import run_glue
 from benchmarks.bench_adapters import ADAPTERS, add_adapter, build_model, describe_machine, seconds, training_step

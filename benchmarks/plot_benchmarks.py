@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw the benchmarks: what PEFT's layers and ours cost, and what that makes of the grid's work.
 
-    python benchmarks/plot_benchmarks.py results/bench_adapters.json results/bench_grid.json results/speed.png
+    python -m benchmarks.plot_benchmarks results/bench_adapters.json results/bench_grid.json results/speed.png
 
 The two JSON files are the last lines that bench_adapters.py and bench_grid.py print. The first panel has a training
 step with each adapter, relative to PEFT's LoRA r 4, and as lines the two ends (frozen base and full fine-tuning); the
@@ -16,8 +16,6 @@ import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from glue_peft.errors import UsageError
 from glue_peft.run_folder import read_json

@@ -6,7 +6,8 @@ flags              what another value of a flag means: nothing, another run, oth
 arguments          the flags of run_glue.py, and what is refused at once
 run_folder         a run's folder: names, lock, atomic writes, checkpoints, failures
 run_state          is the run in a folder finished, open, broken, or another one?
-sweep              train_all.sh: recipe -> grid -> runs, in turn or several at once, or one line of a Slurm array
+grid               train_all.sh's variables and a recipe -> the runs of the grid, each with its folder and command
+sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 data               files or hub -> splits -> task -> tokens
 adapters           head, bases, hashes and counts; PEFT config files; starting from a saved adapter; merging
 fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same results in less time
@@ -14,6 +15,7 @@ unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics
 trainer            Trainer that stops on a signal, resumes to the bit and fails in one line
 record             run.json: everything that made a run's numbers
+resuming           what a start makes of the folder that it finds: refuse it, skip the run, resume it or clear it
 tables.read        a run's folder -> its score and record, or why it has none
 tables.collapse    runs that learnt nothing or diverged
 tables.results     the tables' options; folders of runs -> rows

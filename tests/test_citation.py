@@ -2,13 +2,12 @@
 
 import csv
 import re
-from pathlib import Path
 
 import yaml
+from helpers import REPOSITORY
 
 from glue_peft.tables.published import PUBLISHED_FILE
 
-REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 CITATION = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))

@@ -6,9 +6,9 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import REPOSITORY
 from sweep_helpers import train_all
 from transformers import TrainingArguments
 
@@ -17,9 +17,8 @@ import parse_results
 import plot_results
 import plot_spectrum
 from glue_peft import arguments
-from glue_peft.tables.read import wanted_seeds
+from glue_peft.tables.results import wanted_seeds
 
-REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}

@@ -1,11 +1,10 @@
 """The places that name packages agree: requirements.txt is the short list, requirements.lock what it comes to."""
 
 import re
-from pathlib import Path
 
 import yaml
+from helpers import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 PIN = re.compile(r"[a-z\d]+(-[a-z\d]+)*==\d+(\.\d+)*(\.post\d+)?")  # no local version such as +cpu, no hash
 
 

@@ -5,7 +5,7 @@ from helpers import fail_run, health, refusal, write_rows, write_run
 
 
 def test_nothing_to_report(tmp_path):
-    """A whole row with records is one line."""
+    """A complete row with records is one line."""
     assert health(write_rows(tmp_path, {"rte": [0.6, 0.7], "cola": [0.5, 0.6]}), 2) == ["nothing found in 4 runs"]
 
 

@@ -1,42 +1,25 @@
-"""metrics/glue: values worked out by hand, agreement with scikit-learn and SciPy, bad input, and parallel loading."""
+"""metric.py: values worked out by hand, agreement with scikit-learn and SciPy, bad input, and what Trainer calls."""
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
+from helpers import read
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from transformers import EvalPrediction
 
-import run_glue
+from glue_peft.data import Task
+from glue_peft.errors import DivergedError
+from glue_peft.metric import Glue, make_compute_metrics
 
-METRIC = Path(__file__).resolve().parents[1] / "metrics" / "glue"
 ACCURACY_ONLY = ["sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "hans", "ax"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """Keep evaluate's caches out of the user's HF_HOME, and out of sys.path afterwards, where evaluate leaves them."""
-    modules = tmp_path_factory.mktemp("modules")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate.config, "HF_MODULES_CACHE", modules)
-        patch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path_factory.mktemp("metrics"))
-        patch.setattr(sys, "path", [str(modules), *sys.path])
-        run_glue.forget_evaluate_modules()
-        yield
-    run_glue.forget_evaluate_modules()
-
-
 def scores(task: str, predictions: object, references: object) -> dict[str, float]:
-    """Load the metric by its path, as run_glue.py does, and compute it."""
-    metric = evaluate.load(str(METRIC), task, keep_in_memory=True)
-    return metric.compute(predictions=predictions, references=references)
+    """Compute the metric as a run does."""
+    return Glue(task, keep_in_memory=True).compute(predictions=predictions, references=references)
 
 
 @pytest.mark.parametrize("task", ["mrpc", "qqp"])
@@ -155,11 +138,10 @@ def test_values_that_are_not_finite_are_an_error(task, bad, side):
     [
         ([0.0, 0.5], [0, 1], "1 of 2 predictions are not class numbers"),
         ([], [], "there are no predictions to score"),
-        ([0, 1, 1], [0, 1], "Mismatch in the number of predictions"),
     ],
 )
 def test_other_bad_input(predictions, references, message):
-    """Fractions for classes, empty input and sides of different lengths are errors."""
+    """Fractions for classes and empty input are errors."""
     with pytest.raises(ValueError, match=message):
         scores("rte", predictions, references)
 
@@ -167,58 +149,74 @@ def test_other_bad_input(predictions, references, message):
 def test_unknown_configuration():
     """An unknown configuration is an error that lists the known ones."""
     with pytest.raises(ValueError, match="no configuration 'sst', only cola, stsb, .*wnli"):
-        evaluate.load(str(METRIC), "sst")
+        Glue("sst")
 
 
-def test_add_batch_gives_the_same_as_compute():
-    """Collecting in batches, as `evaluate` allows, gives the same scores."""
-    metric = evaluate.load(str(METRIC), "stsb", keep_in_memory=True)
-    metric.add_batch(predictions=[1.0, 2.0], references=[1.0, 3.0])
-    metric.add_batch(predictions=[3.0, 4.0], references=[2.0, 5.0])
-    assert metric.compute() == scores("stsb", [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 5.0])
+@pytest.mark.parametrize("task", ["mrpc", "stsb", "cola", "mnli"])
+@pytest.mark.parametrize("keep_in_memory", [True, False])
+def test_all_ways_of_evaluate_give_the_same(task, keep_in_memory):
+    """evaluate.Metric's own interface: at once, in batches, one by one, as arrays or lists, in memory or a file."""
+    random = np.random.default_rng(1)
+    references = random.uniform(0, 5, 64) if task == "stsb" else random.integers(0, 3 if task == "mnli" else 2, 64)
+    predictions = np.where(random.random(64) < 0.7, references, np.roll(references, 1))
+    expected = scores(task, predictions, references)
+    assert {round(value, 6) for value in expected.values()} & {0.0, 1.0} == set()
+    metric = Glue(task, keep_in_memory=keep_in_memory)
+    assert metric.compute(predictions=predictions.tolist(), references=references.tolist()) == expected
+    for rows in (slice(0, 10), slice(10, 64)):
+        metric.add_batch(predictions=predictions[rows], references=references[rows])
+    assert metric.compute() == expected
+    for prediction, reference in zip(predictions, references, strict=True):
+        metric.add(prediction=prediction, reference=reference)
+    assert metric.compute() == expected
 
 
-LOAD_AT_ONCE = """
-import json, multiprocessing, socket, sys
-def refuse(*args, **kwargs): raise AssertionError("the metric opened a network connection")
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-import evaluate
-context = multiprocessing.get_context("fork")
-barrier, answers = context.Barrier(4), context.Queue()
-def load():
-    barrier.wait()
-    try:
-        metric = evaluate.load(sys.argv[1], "mrpc", keep_in_memory=True)
-        answers.put(metric.compute(predictions=[1, 1, 1, 0], references=[1, 1, 0, 0]))
-    except BaseException as error:
-        answers.put(repr(error))
-processes = [context.Process(target=load) for _ in range(4)]
-for process in processes: process.start()
-print(json.dumps([answers.get(timeout=120) for _ in processes]))
-"""
+@pytest.mark.parametrize("task", ["mrpc", "stsb", "cola", "mnli"])
+@pytest.mark.parametrize("lengths", [(3, 2), (2, 3), (3, 1), (1, 3), (0, 3)])
+def test_sides_of_unequal_length_are_refused(task, lengths):
+    """Also where NumPy would broadcast the shorter one."""
+    sides = [np.arange(length) % 2 for length in lengths]
+    with pytest.raises(ValueError, match="Mismatch in the number of predictions|there are no predictions"):
+        scores(task, *sides)
 
 
-def test_four_processes_load_it_at_once_without_cache_or_network(tmp_path):
-    """Four processes that load it in the same moment from an empty HF_HOME all succeed, and none uses the network."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", LOAD_AT_ONCE, str(METRIC)]
-    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-    expected = {"accuracy": 0.75, "f1": 0.8, "combined_score": 0.775}
-    assert json.loads(done.stdout.splitlines()[-1]) == [pytest.approx(expected)] * 4
+# What Trainer calls
 
 
-def test_load_metric_survives_a_broken_module_cache(tmp_path, monkeypatch):
-    """A metric script cut short in evaluate's shared cache breaks evaluate.load, but not run_glue.load_metric."""
-    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])  # evaluate would leave it in sys.path for good
-    folder = str(run_glue.REPOSITORY / "metrics" / "glue")
-    run_glue.forget_evaluate_modules()
-    evaluate.load(folder, "rte", keep_in_memory=True)
-    (copy,) = tmp_path.glob("evaluate_modules/metrics/glue/*/glue.py")
-    copy.write_text("")
-    run_glue.forget_evaluate_modules()
-    with pytest.raises(TypeError):
-        evaluate.load(folder, "rte", keep_in_memory=True)
-    metric = run_glue.load_metric("rte")
-    assert metric.compute(predictions=[0, 1], references=[0, 0]) == {"accuracy": 0.5}
+def test_outputs_that_are_no_numbers_are_a_divergence():
+    """A metric would hide them."""
+    task = Task("own", None, ("text", None), ("no", "yes"), is_regression=False)
+    compute_metrics = make_compute_metrics(task)
+    logits = np.array([[0.0, 1.0], [2.0, 1.0]])
+    metrics = compute_metrics(EvalPrediction(predictions=logits, label_ids=np.array([1, 1])))
+    assert metrics == {"accuracy": 0.5, "majority_share": 1.0, "predicted_classes": 2}
+    with pytest.raises(DivergedError, match="outputs are not finite"):
+        compute_metrics(EvalPrediction(predictions=logits * np.nan, label_ids=np.array([1, 1])))
+
+
+def test_signs_of_collapse_are_in_the_results(run):
+    """The most frequent class's share, the number of predicted classes, the outputs' deviation."""
+    folder = run(learning_rate=1e-9)
+    results = read(folder / "eval_results.json")
+    assert 0.5 <= results["eval_majority_share"] < 1
+    assert results["eval_predicted_classes"] in (1, 2)
+    assert read(run("stsb", task_name="stsb") / "eval_results.json")["eval_prediction_std"] > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "greater"),
+    [("mrpc", "f1", True), ("stsb", "eval_spearmanr", True), ("mnli", "mm_accuracy", True), (None, "mse", False)],
+)
+def test_the_best_epoch_by_another_metric(run, tmp_path, task, metric, greater):
+    """Any of the task's; the less the better for a squared error."""
+    files = {}
+    if task is None:
+        for name in ("train", "validation"):
+            (tmp_path / f"{name}.csv").write_text("text,label\n" + "a dull film,0.5\na great film,1.5\n" * 16)
+            files[f"{name}_file"] = tmp_path / f"{name}.csv"
+        files["dataset_path"] = None
+    flags = {"load_best_model_at_end": True, "eval_strategy": "epoch", "metric_for_best_model": metric}
+    folder = run(task_name=task, num_train_epochs=3, save_total_limit=2, **files, **flags)
+    state, key = read(folder / "trainer_state.json"), f"eval_{metric.removeprefix('eval_')}"
+    values = [entry[key] for entry in state["log_history"] if key in entry]
+    assert state["best_metric"] == (max if greater else min)(values) and len(values) == 3

@@ -241,11 +241,11 @@ def test_allow_missing_without_a_complete_seed(tmp_path, capsys):
     assert out[3].startswith("avg covers 0 of 2 seeds")
 
 
-def test_allow_missing_changes_nothing_on_a_whole_tree(tmp_path, capsys):
+def test_allow_missing_changes_nothing_on_a_complete_tree(tmp_path, capsys):
     """With all files there the flag leaves every line as it is."""
     root = write_tree(tmp_path / "a", TWO_TASKS)
-    whole = parsed(capsys, root, 2)
-    assert whole[0] == 0 and whole == parsed(capsys, root, 2, "--allow_missing")
+    strict = parsed(capsys, root, 2)
+    assert strict[0] == 0 and strict == parsed(capsys, root, 2, "--allow_missing")
 
 
 def test_task_with_nothing_but_broken_files(tmp_path, capsys):
@@ -338,7 +338,7 @@ def test_ascii_locale_and_odd_names(tmp_path, name):
 
 
 def test_standard_library_only(tmp_path):
-    """A whole run in a fresh interpreter imports this repository's modules and no third-party package."""
+    """A fresh interpreter imports this repository's modules and no third-party package."""
     root = write_tree(tmp_path, TWO_TASKS)
     code = (
         "import sys, parse_results; parse_results.main(sys.argv[1:]);"

@@ -1,13 +1,12 @@
 """benchmarks/plot_benchmarks.py: the committed numbers are those of docs/benchmarks.md and stand in the figure."""
 
 import json
-from pathlib import Path
 
 import pytest
+from helpers import REPOSITORY
 
 from benchmarks import plot_benchmarks
 
-REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "results"
 FILES = [RESULTS / "bench_adapters.json", RESULTS / "bench_grid.json"]
 ADAPTERS, GRID = (json.loads(path.read_text()) for path in FILES)

@@ -144,7 +144,7 @@ def test_figure_has_a_panel_a_kind_and_a_colour_an_adapter(trained, tmp_path, ca
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_figure_file_is_whole_and_repeatable(trained, tmp_path, capsys, suffix):
+def test_figure_file_is_complete_and_repeatable(trained, tmp_path, capsys, suffix):
     """The table goes to stdout; twice the same runs give twice the same bytes."""
     for name in ("a", "b"):
         status, said = plot(capsys, trained("lora"), tmp_path / f"{name}.{suffix}")

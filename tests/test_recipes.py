@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from conftest import read
+from helpers import read
 from sweep_helpers import REPOSITORY, dry_run, train_all
 
 import run_glue

@@ -38,7 +38,8 @@ def test_a_root_given_again_and_a_job_log_are_left_out(tmp_path):
     """`x/b x/*` has each folder once, b first; a sweep's log among them is no row."""
     for name in "ab":
         write_run(tmp_path / name, 1, "rte", 0.7)
-    (tmp_path / "joblog.tsv").write_text("Seq\n")
+    for name in ("joblog.tsv", "joblog_old.tsv"):
+        (tmp_path / name).write_text("run\n")
     results = results_of(tmp_path / "b", *sorted(tmp_path.iterdir()), f"{tmp_path}/a/", 1)
     assert [row.name for row in results.rows] == ["b", "a"]
     assert refusal(tmp_path / "joblog.tsv", 1) == f"ROOT: no folder of results, only {tmp_path}/joblog.tsv"

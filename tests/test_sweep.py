@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import read
+from helpers import read
 from sweep_helpers import REPOSITORY, environment, train_all
 
 from glue_peft import run_folder, sweep

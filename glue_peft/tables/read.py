@@ -105,7 +105,7 @@ def read_record(folder: Path, task: str) -> dict[str, Any] | None:
     try:
         record = read_object(path)
     except UnusableFileError as error:
-        if error.reason == MISSING:
+        if error.is_missing:
             return None
         raise
     named = part(record, "arguments").get("task_name")

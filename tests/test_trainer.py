@@ -1,6 +1,5 @@
-"""glue_trainer.py: runs that are stopped by a signal, that fail, and that choose an epoch."""
+"""trainer.py: runs that are stopped by a signal, that fail, that are watched while they train."""
 
-import json
 import os
 import resource
 import shutil
@@ -11,39 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import arguments, read
-from safetensors.torch import load_file
+from helpers import REPOSITORY, TORCHRUN, arguments, assert_same_results, equal, read, saved_weights
 
 import run_glue
 from glue_peft import run_folder
-from glue_peft.errors import RunFailedError, StoppedBySignal, UsageError
-from glue_peft.trainer import GlueTrainer, explain_failure, less_memory
-
-REPOSITORY = Path(run_glue.__file__).parent
-LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-TIMINGS = ("runtime", "per_second", "total_flos")
-
-
-def without_timings(content: object) -> object:
-    """A result without what depends on the clock."""
-    if isinstance(content, dict):
-        return {key: without_timings(value) for key, value in content.items() if not key.endswith(TIMINGS)}
-    return [without_timings(item) for item in content] if isinstance(content, list) else content
-
-
-def assert_same_results(left: Path, right: Path) -> None:
-    """Compare weights to the bit, and every number in the result files."""
-    name = next(path.name for path in left.glob("*model.safetensors"))
-    expected, found = load_file(left / name), load_file(right / name)
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
-    for name in ("train_results.json", "eval_results.json", "all_results.json"):
-        assert without_timings(read(left / name)) == without_timings(read(right / name)), name
-    assert read(left / "run.json")["scores"] == read(right / "run.json")["scores"]
-    states = [(folder / "trainer_state.json").read_text().replace(str(folder), "") for folder in (left, right)]
-    assert without_timings(json.loads(states[0])) == without_timings(json.loads(states[1]))
+from glue_peft.arguments import parse_arguments
+from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, run_script
+from glue_peft.run_folder import Failure, read_failure
+from glue_peft.trainer import STOP_SIGNALS, GlueTrainer, end_processes, explain_failure, less_memory
 
 
 @pytest.fixture
@@ -88,10 +65,11 @@ def test_a_stopped_run_ends_after_its_step_and_resumes_to_the_bit(run, signal_at
     assert step not in evaluations
     assert run_folder.checkpoints(stopped)[0].name == f"checkpoint-{step}"
     assert not (stopped / "eval_results.json").exists() and not (stopped / "run.json").exists()
-    assert not (stopped / run_folder.FAILURE_FILE).exists()
+    stop = read_failure(stopped)
+    assert stop.kind == "stopped" and stop.message.startswith(f"stopped by SIGTERM after step {step} of 12: ")
     run("stopped", resume=True, **flags)
     assert_same_results(whole, stopped)
-    assert not run_folder.checkpoints(stopped)
+    assert not run_folder.checkpoints(stopped) and read_failure(stopped) is None
 
 
 def test_the_best_checkpoint_is_found_in_a_folder_that_was_moved(run, signal_at):
@@ -138,13 +116,6 @@ def test_a_resumed_run_makes_up_for_no_evaluation_that_was_delayed(run, signal_a
     assert_same_results(whole, run("stopped", resume=True, **flags))
 
 
-def test_without_any_evaluation_in_training_the_last_epoch_is_saved(run):
-    """--eval_delay beyond the end: there is no best epoch to load, and the scores are the last one's."""
-    folder = run(load_best_model_at_end=True, eval_strategy="epoch", eval_delay=5)
-    scores = read(folder / "run.json")["scores"]
-    assert scores["last"] == scores["best"] == scores["history"][0] and len(scores["history"]) == 1
-
-
 @pytest.fixture
 def signal_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Make the next evaluation during a training send its own process a signal, once."""
@@ -186,6 +157,15 @@ def test_a_signal_in_the_evaluation_that_a_resumed_run_makes_up_for(run, signal_
     assert_same_results(whole, run("stopped", resume=True, **flags))
 
 
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_each_signal_saves_and_stops(run, signal_at, tmp_path, number):
+    """A scheduler's order and warning, and a closed terminal."""
+    signal_at(2, number)
+    with pytest.raises(StoppedBySignal, match=f"stopped by {number.name} after step 2 of 4: "):
+        run()
+    assert run_folder.last_complete_checkpoint(tmp_path / "out")[0].name == "checkpoint-2"
+
+
 def test_a_signal_outside_training_stops_at_once_and_loses_nothing(run, monkeypatch):
     """While the model is loaded, and in the final evaluation."""
     flags = {"num_train_epochs": 2}
@@ -202,13 +182,18 @@ def test_a_signal_outside_training_stops_at_once_and_loses_nothing(run, monkeypa
     assert_same_results(whole, run("stopped", resume=True, **flags))
 
 
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> None:
+    """Return once the run in a folder has saved a checkpoint."""
+    while not run_folder.checkpoints(folder):
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
 def test_exit_status_of_a_stopped_process_is_75(tiny, tmp_path):
     """Of a real process, with one line and a whole checkpoint."""
     command = [sys.executable, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / "out", num_train_epochs=2000)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not run_folder.checkpoints(tmp_path / "out"):
-        assert process.poll() is None
-        time.sleep(0.1)
+    wait_for_checkpoint(tmp_path / "out", process)
     process.terminate()
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 75
@@ -217,30 +202,56 @@ def test_exit_status_of_a_stopped_process_is_75(tiny, tmp_path):
     assert run_folder.last_complete_checkpoint(tmp_path / "out")[0] is not None
 
 
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tiny, tmp_path):
+    """As nohup does for SIGHUP; the others still stop the run."""
+    command = [sys.executable, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / "out", num_train_epochs=2000)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    wait_for_checkpoint(tmp_path / "out", process)
+    process.send_signal(signal.SIGHUP)
+    first = run_folder.checkpoints(tmp_path / "out")[0]
+    while run_folder.checkpoints(tmp_path / "out")[:1] in ([], [first]):  # it goes on
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 75 and "stopped by SIGTERM after step " in errors and "SIGHUP" not in errors
+
+
 def test_two_processes_stop_together_when_one_is_asked_to(tiny, tmp_path):
     """The second rank gets the signal; both end after the same step, and the resumed run equals a whole one."""
     script = tmp_path / "signalled.py"
     script.write_text(
         "import os, signal, sys\n"
-        f"sys.path.insert(0, {str(REPOSITORY)!r})\n"
         "import run_glue\n"
-        "training_step = run_glue.GlueTrainer.training_step\n"
+        "from glue_peft.errors import run_script\n"
+        "from glue_peft.trainer import GlueTrainer, end_processes\n"
+        "training_step = GlueTrainer.training_step\n"
         "def signalled(self, *args, **kwargs):\n"
         "    if self.state.global_step == 4 and os.environ['RANK'] == '1':\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    return training_step(self, *args, **kwargs)\n"
-        "run_glue.GlueTrainer.training_step = signalled\n"
-        "sys.exit(run_glue.run_as_script())\n"
+        "GlueTrainer.training_step = signalled\n"
+        "sys.exit(end_processes(run_script(run_glue.main, 'run_glue.py')))\n"
     )
     flags = {"per_device_train_batch_size": 8, "num_train_epochs": 2}
     stopped = subprocess.run(
-        [*LAUNCHER, script, *arguments(tiny, tmp_path / "out", **flags)], capture_output=True, text=True, timeout=240
+        [*TORCHRUN, script, *arguments(tiny, tmp_path / "out", **flags)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
     )
     assert stopped.returncode != 0
     assert "stopped by SIGTERM after step 5 of 8" in stopped.stderr
     assert run_folder.checkpoints(tmp_path / "out")[0].name == "checkpoint-5"
     for folder, extra in (("out", {"resume": True}), ("whole", {})):
-        command = [*LAUNCHER, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / folder, **flags, **extra)]
+        command = [*TORCHRUN, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / folder, **flags, **extra)]
         subprocess.run(command, check=True, capture_output=True, timeout=240)
     assert_same_results(tmp_path / "whole", tmp_path / "out")
 
@@ -268,13 +279,13 @@ def test_lack_of_memory_names_a_batch_that_keeps_the_global_one(run, monkeypatch
 def test_less_memory_for_the_same_global_batch(tiny, tmp_path, batch, accumulation, wanted):
     """The largest divisor; at a batch of 1 there is only something else to try."""
     flags = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-    *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path, **flags))
+    *_, args = parse_arguments(arguments(tiny, tmp_path, **flags))
     assert wanted in less_memory(args)
 
 
 def test_other_errors_are_not_explained_away(tiny, tmp_path):
     """A bug of ours keeps its traceback, and a CPU out of memory is recognised."""
-    *_, args = run_glue.parse_arguments(arguments(tiny, tmp_path))
+    *_, args = parse_arguments(arguments(tiny, tmp_path))
     assert explain_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), args) is None
     cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried")
     assert str(explain_failure(cpu, args)).startswith("out of memory")
@@ -295,7 +306,7 @@ def test_a_full_disk_ends_in_one_line_and_the_run_resumes_when_there_is_room(tin
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("run_glue.py: error: disk full: ")
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "full" / run_folder.FAILURE_FILE).read_text().startswith("disk full: ")
+    assert read(tmp_path / "full" / run_folder.FAILURE_FILE)["kind"] == "disk full"
     assert not (tmp_path / "full" / "run.json").exists()
     resumed = run("full", resume=True, **flags)
     assert_same_results(whole, resumed)
@@ -303,10 +314,12 @@ def test_a_full_disk_ends_in_one_line_and_the_run_resumes_when_there_is_room(tin
 
 
 def test_a_failure_leaves_its_line_beside_the_run(run, tmp_path, monkeypatch):
-    """failure.txt says why, until the next start."""
-    with pytest.raises(run_glue.DivergedError):
+    """failure.json says why, until the next start."""
+    with pytest.raises(DivergedError):
         run("diverged", learning_rate=1e30, max_grad_norm=0, optim="sgd")
-    assert (tmp_path / "diverged" / run_folder.FAILURE_FILE).read_text().startswith("diverged: the training loss is ")
+    noted = read(tmp_path / "diverged" / run_folder.FAILURE_FILE)
+    assert noted.keys() == {"kind", "message"}
+    assert noted["kind"] == "diverged" and noted["message"].startswith("the training loss is ")
 
     def broken(*args, **kwargs):
         raise TypeError("compute_loss() got something\nelse")
@@ -314,11 +327,10 @@ def test_a_failure_leaves_its_line_beside_the_run(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(TypeError):
         patch.setattr(GlueTrainer, "compute_loss", broken)
         run("broken")
-    note = (tmp_path / "broken" / run_folder.FAILURE_FILE).read_text()
-    assert note == "TypeError: compute_loss() got something\n"
+    assert read_failure(tmp_path / "broken") == Failure("error", "TypeError: compute_loss() got something")
 
 
-# Evaluations during training, and the epoch they choose
+# Evaluations during training, and the optimizer
 
 
 def test_evaluations_during_training_do_not_change_it(run):
@@ -326,68 +338,10 @@ def test_evaluations_during_training_do_not_change_it(run):
     flags = {"num_train_epochs": 3, "max_train_samples": 60}
     unseen = run("unseen", **flags)
     watched = run("watched", eval_strategy="epoch", **flags)
-    weights = [load_file(folder / "adapter_model.safetensors") for folder in (unseen, watched)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert equal(saved_weights(unseen), saved_weights(watched))
     scores = read(watched / "run.json")["scores"]
     assert [entry["epoch"] for entry in scores["history"]] == [1.0, 2.0, 3.0]
     assert scores["last"] == read(unseen / "run.json")["scores"]["last"]
-
-
-def test_last_and_best_epoch_are_told_apart_and_results_belong_to_the_saved_model(run):
-    """The record has both, whichever was saved."""
-    flags = {"num_train_epochs": 4, "eval_strategy": "epoch", "learning_rate": 3e-2, "lr_scheduler_type": "constant"}
-    last, best = run("last", **flags), run("best", load_best_model_at_end=True, **flags)
-    scores = [read(folder / "run.json")["scores"] for folder in (last, best)]
-    assert scores[0] == scores[1]
-    history = [entry["eval_accuracy"] for entry in scores[0]["history"]]
-    assert scores[0]["best"]["eval_accuracy"] == max(history) > history[-1]  # else this test would show nothing
-    assert scores[0]["best"]["epoch"] == 1.0 + history.index(max(history))
-    assert read(last / "eval_results.json")["eval_accuracy"] == history[-1]
-    assert read(best / "eval_results.json")["eval_accuracy"] == max(history)
-
-
-def test_mnli_s_history_has_both_sets(run):
-    """Matched and mismatched in every epoch."""
-    folder = run(task_name="mnli", eval_strategy="epoch", num_train_epochs=2, max_eval_samples=50)
-    scores = read(folder / "run.json")["scores"]
-    assert [{"eval_accuracy", "eval_accuracy_mm"} <= entry.keys() for entry in scores["history"]] == [True, True]
-    results = read(folder / "eval_results.json")
-    assert all(scores["last"][key] == results[key] for key in ("eval_accuracy", "eval_accuracy_mm", "eval_loss_mm"))
-
-
-@pytest.mark.parametrize("task", ["cola", "stsb"])
-def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, task):
-    """They are not trained on, and the validation set takes no part."""
-    trainers = []
-    make_trainer = run_glue.make_trainer
-    monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
-    flags = {"task_name": task, "max_train_samples": 200, "selection_fraction": 0.25, "num_train_epochs": 4}
-    folder = run(load_best_model_at_end=True, **flags)
-    trained, held_out = trainers[0].train_dataset, trainers[0].further_evaluations["eval_selection"]
-    assert (len(trained), len(held_out)) == (150, 50)
-    texts = [{str(row["input_ids"] + [row["labels"]]) for row in rows} for rows in (trained, held_out)]
-    assert not texts[0] & texts[1]
-    key = {"cola": "matthews_correlation", "stsb": "combined_score"}[task]
-    scores = read(folder / "run.json")["scores"]
-    values = [entry[f"selection_{key}"] for entry in scores["history"]]
-    assert len(values) == 4 and scores["selected"] == scores["history"][values.index(max(values))]
-    results = read(folder / "eval_results.json")
-    assert results[f"eval_{key}"] == scores["selected"][f"eval_{key}"]
-    assert scores["metric"] == f"eval_{key}"
-
-
-def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):
-    """The classes keep their shares, the same seed holds out the same rows, and no row is lost."""
-    held_out = []
-    hold_out = run_glue.hold_out
-    monkeypatch.setattr(run_glue, "hold_out", lambda *a: held_out.append(hold_out(*a)) or held_out[-1])
-    for seed in (1, 1, 2):
-        run(f"{len(held_out)}", seed=seed, selection_fraction=0.1, max_train_samples=500)
-    rows = [parts["selection"]["idx"] for parts in held_out]
-    assert rows[0] == rows[1] != rows[2]
-    parts = [held_out[0][split]["label"] for split in ("train", "selection")]
-    assert abs(sum(parts[0]) / 450 - sum(parts[1]) / 50) < 0.02
-    assert set(held_out[0]["train"]["idx"]) | set(rows[0]) == set(range(500))
 
 
 def test_the_head_has_its_own_rate_through_resumes(run, signal_at, monkeypatch):
@@ -411,10 +365,52 @@ def test_the_head_has_its_own_rate_through_resumes(run, signal_at, monkeypatch):
     assert_same_results(whole, run("stopped", resume=True, lr_scheduler_type="constant", warmup_steps=0, **flags))
 
 
-def test_signs_of_collapse_are_in_the_results(run):
-    """The most frequent class's share, the number of predicted classes, the outputs' deviation."""
-    folder = run(learning_rate=1e-9)
-    results = read(folder / "eval_results.json")
-    assert 0.5 <= results["eval_majority_share"] < 1
-    assert results["eval_predicted_classes"] in (1, 2)
-    assert read(run("stsb", task_name="stsb") / "eval_results.json")["eval_prediction_std"] > 0
+def test_gradient_accumulation_gives_the_big_batch(run, without_dropout):
+    """Trainer would scale loss and gradients by the accumulation steps; AdamW hides it, plain SGD does not."""
+    flags = {
+        "model_name_or_path": without_dropout / "roberta",
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "max_grad_norm": 0,
+        "max_steps": 2,
+        "max_train_samples": 32,
+        "logging_steps": 1,
+        "train_sampling_strategy": "sequential",
+    }
+    big = run("big", per_device_train_batch_size=16, **flags)
+    accumulated = run("accumulated", per_device_train_batch_size=4, gradient_accumulation_steps=4, **flags)
+    left, right = saved_weights(big), saved_weights(accumulated)
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-6)
+    losses = [
+        [entry["loss"] for entry in read(folder / "trainer_state.json")["log_history"] if "loss" in entry]
+        for folder in (big, accumulated)
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
+def test_diverged_run_ends_without_results(tiny, tmp_path):
+    """Neither scores nor a record."""
+    with pytest.raises(DivergedError, match="loss is (nan|inf)"):
+        run_glue.main(arguments(tiny, tmp_path / "out", learning_rate=1e30, max_grad_norm=0, optim="sgd"))
+    assert not (tmp_path / "out" / "eval_results.json").exists()
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.mark.parametrize(("outcome", "status"), [(None, 0), (UsageError("no"), 2), (KeyError("odd"), 1)])
+def test_a_process_of_several_leaves_without_a_teardown_that_may_hang(monkeypatch, capsys, outcome, status):
+    """Whatever ends it, what it had to say is printed first; only a success waits for the others."""
+    left = []
+
+    def main() -> int:
+        if outcome is not None:
+            raise outcome
+        return 0
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: left.append("waited"))
+    monkeypatch.setattr(os, "_exit", left.append)
+    end_processes(run_script(main, "run_glue.py"))
+    assert left == (["waited", 0] if outcome is None else [status])
+    errors = capsys.readouterr().err
+    assert ("Traceback" in errors) is (status == 1) and bool(errors) is bool(status)

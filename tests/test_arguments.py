@@ -1,0 +1,155 @@
+"""arguments.py: defaults, a file of arguments, the manual, and flags that are refused."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from helpers import arguments, equal, saved_weights
+
+import run_glue
+from glue_peft.arguments import (
+    AdapterArguments,
+    DataTrainingArguments,
+    ModelArguments,
+    command_of,
+    parse_arguments,
+)
+from glue_peft.errors import UsageError
+
+
+def test_defaults_are_the_protocol_s_and_flags_override_them(tiny, tmp_path):
+    """AdamW's epsilon, decay, warm-up and schedule."""
+    *_, args = parse_arguments(arguments(tiny, tmp_path))
+    assert (args.adam_epsilon, args.weight_decay, args.warmup_steps) == (1e-6, 0.0, 0.06)
+    assert (args.lr_scheduler_type, args.report_to, args.save_strategy) == ("linear", [], "epoch")
+    *_, args = parse_arguments(
+        arguments(tiny, tmp_path, adam_epsilon=1e-8, weight_decay=0.1, warmup_steps=7, lr_scheduler_type="cosine")
+    )
+    assert (args.adam_epsilon, args.weight_decay, args.warmup_steps) == (1e-8, 0.1, 7)
+    assert args.lr_scheduler_type == "cosine"
+
+
+def test_one_json_file_instead_of_flags(tiny, tmp_path):
+    """The same arguments either way."""
+    argv = arguments(tiny, tmp_path / "flags")
+    names = [token[2:] for token in argv if token.startswith("--")]
+    values = {}
+    for name in names:
+        rest = argv[argv.index(f"--{name}") + 1 :]
+        values[name] = rest[0] if rest and not rest[0].startswith("--") else True
+    values |= {"rank": 4, "learning_rate": 0.005, "target_modules": ["query", "value"], "token": None}
+    (tmp_path / "arguments.json").write_text(json.dumps(values))
+    from_file = parse_arguments([str(tmp_path / "arguments.json")])
+    from_flags = parse_arguments([*argv, "--target_modules", "query", "value"])
+    for left, right in zip(from_file[:3], from_flags[:3], strict=True):
+        assert left == right
+    assert from_file[3].to_dict() == from_flags[3].to_dict()
+    (tmp_path / "flags.json").write_text(json.dumps({"seed": 3, "target_modules": ["query", "value"], "token": "x"}))
+    assert command_of([str(tmp_path / "flags.json")]) == ["--seed", "3", "--target_modules", "query", "value"]
+
+
+def test_help_is_a_manual(capsys):
+    """The module's docstring, then every flag with its default."""
+    with pytest.raises(SystemExit) as stopped:
+        run_glue.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert run_glue.__doc__.splitlines()[0] in text
+    for fragment in ("--adapter_name {lora,randlora,vera,none}", "(default: 1e-06)", "(default: 0.06)", "--resume"):
+        assert fragment in text
+    classes = (ModelArguments, DataTrainingArguments, AdapterArguments)
+    assert all(field.metadata["help"] for cls in classes for field in dataclasses.fields(cls))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"task_name": "mrcp"}, "--task_name mrcp: unknown task, allowed are cola, mnli"),
+        ({"task_name": None, "dataset_path": None}, "exactly one of --task_name"),
+        ({"adapter_name": "adalora"}, "--adapter_name.*'lora', 'randlora', 'vera', 'none'"),
+        ({"rank": 0}, "--rank 0: must be at least 1"),
+        ({"rank": "many"}, "--rank.*invalid int value"),
+        ({"adapter_name": "randlora", "rank": 49}, "--rank 49: RandLoRA allows 1 to 48"),
+        ({"adapter_name": "none"}, "--rank has no effect with none"),
+        ({"adapter_name": "vera", "adapter_alpha": 3}, "--adapter_alpha has no effect with vera"),
+        ({"adapter_dropout": 1.5}, "--adapter_dropout 1.5"),
+        ({"adapter_config": "x.json"}, "give one of --adapter_config and --adapter_name"),
+        ({"target_modules": ["query", "wrong"]}, "--target_modules.*wrong.*dense.*key.*query.*value"),
+        ({"projection_prng_key": -1, "adapter_name": "vera"}, "--projection_prng_key -1: allowed are 0"),
+        ({"seed": -1}, "--seed -1: allowed are 0 to 4294967295"),
+        ({"seed": 2**32}, "--seed 4294967296: allowed are 0 to 4294967295"),
+        ({"learning_rate": 0}, "--learning_rate 0.0: must be above 0"),
+        ({"max_train_samples": 0}, "--max_train_samples 0"),
+        ({"eval_strategy": "epochs"}, "--eval_strategy.*invalid choice: 'epochs' .choose from 'no', 'steps', 'epoch'"),
+        ({"optim": "adam"}, "--optim: invalid choice: 'adam'"),
+        ({"do_train": None, "do_eval": None}, "at least one of --do_train"),
+        ({"resume": True, "overwrite_output_dir": True}, "--resume and --overwrite_output_dir"),
+        ({"wrong_flag": 1}, "unknown argument '--wrong_flag'"),
+        ({"save_total_limit": 0}, "--save_total_limit 0"),
+        ({"model_name_or_path": "no/such_model"}, "--model_name_or_path no/such_model"),
+        ({"model_name_or_path": None}, "--model_name_or_path is required"),
+        ({"dataset_path": "nowhere"}, "--dataset_path nowhere: no folder mrpc in it"),
+        ({"task_name": "wnli"}, "--dataset_path .*: no folder wnli in it; tasks there: cola, mnli, mrpc"),
+        ({"adapter_path": "nowhere", "do_train": None, "adapter_name": None, "rank": None}, "--adapter_path nowhere"),
+        ({"adapter_path": "nowhere", "adapter_name": None, "rank": None}, "--adapter_path .*excludes --do_train"),
+        ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0: must be at least 1"),
+        ({"classifier_learning_rate": 0}, "--classifier_learning_rate 0.0: must be above 0"),
+        ({"selection_fraction": 1}, "--selection_fraction 1.0: must be above 0 and below 1"),
+        ({"selection_fraction": 0.001}, "--selection_fraction 0.001: 64 training rows can't be split so"),
+        ({"selection_fraction": 0.1, "do_train": None}, "--selection_fraction has no effect without --do_train"),
+        ({"selection_fraction": 0.1, "metric_for_best_model": "loss"}, "drop --metric_for_best_model"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "epoch", "metric_for_best_model": "acc"},
+            "--metric_for_best_model acc: allowed are loss, accuracy, f1, ",
+        ),
+        ({"load_best_model_at_end": True, "save_strategy": "no", "eval_strategy": "epoch"}, "load_best_model_at_end"),
+        ({"task_name": None, "dataset_name": "own/data"}, "--dataset_path is a local copy of GLUE"),
+        ({"validation_file": "x.csv"}, "--validation_file goes with --train_file, not with --task_name"),
+        (
+            {"task_name": None, "dataset_path": None, "train_file": "nowhere.csv", "validation_file": "nowhere.csv"},
+            "--train_file nowhere.csv: no such file",
+        ),
+        (
+            {"adapter_name": "randlora", "randlora_sparse": True, "randlora_very_sparse": True},
+            "--randlora_sparse and --randlora_very_sparse contradict",
+        ),
+        ({"adapter_name": "none", "rank": None, "save_merged": "x"}, "--save_merged has no effect with"),
+        ({"tokenizer_name": "no/such_tokenizer"}, "--tokenizer_name no/such_tokenizer"),
+        ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint nowhere: not a complete checkpoint"),
+        ({"resume_from_checkpoint": "x", "do_train": None}, "--resume_from_checkpoint goes with --do_train"),
+        ({"resume_from_checkpoint": "x", "resume": True}, "--resume_from_checkpoint goes without --resume"),
+        ({"enable_jit_checkpoint": "True"}, "--enable_jit_checkpoint: a run that SIGTERM cuts short"),
+        ({"auto_find_batch_size": "True"}, "--auto_find_batch_size: the batch size would not be"),
+        ({"prediction_loss_only": "True"}, "--prediction_loss_only: no task's metric"),
+        ({"dataloader_drop_last": "True"}, "--dataloader_drop_last: rows of the evaluation"),
+        ({"save_only_model": "True"}, "--save_only_model: such a checkpoint can't be resumed"),
+        ({"batch_eval_metrics": "True"}, "--batch_eval_metrics: a task's metric is of the entire set"),
+        ({"save_merged": __file__}, "--save_merged .*: is a file or below one"),
+        ({"save_merged": f"{__file__}/merged"}, "--save_merged .*: is a file or below one"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_flags_are_one_line_before_a_model_is_loaded(tiny, tmp_path, flags, message, monkeypatch):
+    """It names the flag and what is allowed, and leaves no folder."""
+    monkeypatch.setattr(run_glue, "load_model", lambda *args: pytest.fail("a model was loaded"))
+    with pytest.raises(UsageError, match=message) as caught:
+        run_glue.main(arguments(tiny, tmp_path / "out", **flags))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_run_reads_is_not_overwritten(run, tiny, tmp_path):
+    """By --overwrite_output_dir or --save_merged: a model, an adapter, one of its checkpoints."""
+    trained = run("trained", save_total_limit=1)
+    before = saved_weights(trained)
+    again = {"overwrite_output_dir": True, "adapter_name": None, "rank": None, "do_train": None}
+    with pytest.raises(UsageError, match="--output_dir .*trained: holds --adapter_path"):
+        run("trained", adapter_path=trained, **again)
+    for source in (trained, trained / "checkpoint-4"):
+        with pytest.raises(UsageError, match="--output_dir .*trained: holds --init_adapter_from"):
+            run("trained", init_adapter_from=source, overwrite_output_dir=True)
+    shutil.copytree(tiny / "roberta", tmp_path / "model")
+    with pytest.raises(UsageError, match="--save_merged .*model: is --model_name_or_path itself"):
+        run("other", model_name_or_path=tmp_path / "model", save_merged=tmp_path / "model")
+    assert equal(before, saved_weights(trained))

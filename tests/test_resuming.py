@@ -1,0 +1,219 @@
+"""resuming.py: what a start finds in its folder: nothing, checkpoints, a finished run, or another one."""
+
+import contextlib
+import json
+
+import pytest
+from helpers import ADAPTERS, Killed, equal, killed_at_step_5, read, saved_weights
+
+import run_glue
+from glue_peft import run_folder
+from glue_peft.errors import UsageError
+
+# From a checkpoint
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_resume_in_mid_epoch_is_bit_identical(run, adapter):
+    """Killed between two checkpoints, every adapter."""
+    flags = {
+        "adapter_name": adapter,
+        "num_train_epochs": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        **ADAPTERS[adapter],
+    }
+    whole = run("whole", **flags)
+    with killed_at_step_5(), pytest.raises(Killed):
+        run("killed", **flags)
+    resumed = run("killed", resume=True, **flags)
+    assert equal(saved_weights(whole), saved_weights(resumed))
+    results = [read(folder / "eval_results.json") for folder in (whole, resumed)]
+    assert results[0]["eval_loss"] == results[1]["eval_loss"]
+    assert not run_folder.checkpoints(resumed)
+
+
+def test_resume_takes_the_last_complete_checkpoint(run, caplog):
+    """Two are truncated, in different files: both are named, the third is taken."""
+    flags = {"num_train_epochs": 3, "save_total_limit": 3}
+    whole = run("whole", **flags)
+    assert len(run_folder.checkpoints(whole)) == 3  # a limit that was asked for outlasts the run
+    (whole / "run.json").unlink()
+    last, previous, _ = run_folder.checkpoints(whole)
+    optimizer = last / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:-100])
+    weights = previous / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    reference = saved_weights(whole)
+    resumed = run("whole", resume=True, **flags)
+    assert sum("is truncated" in message for message in caplog.messages) == 2
+    assert any("Resuming from" in message and "checkpoint-4" in message for message in caplog.messages)
+    assert equal(reference, saved_weights(resumed))
+
+
+def test_a_named_checkpoint_is_resumed_from(run):
+    """In another folder, with the history of scores."""
+    flags = {"num_train_epochs": 3, "save_total_limit": 3}
+    whole = run("whole", **flags)
+    named = run_folder.checkpoints(whole)[1]
+    other = run("other", resume_from_checkpoint=named, **flags)
+    assert equal(saved_weights(whole), saved_weights(other))
+    assert read(other / "run.json")["scores"]["last"] == read(whole / "run.json")["scores"]["last"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"learning_rate": 1e-5}, "--learning_rate 1e-05 .the folder has 0.005."),
+        ({"adapter_name": "vera", "rank": 8}, "--rank 8 .the folder has 4."),
+        ({"task_name": "cola"}, "--task_name cola .the folder has mrpc."),
+        ({"weight_decay": 0.1}, "--weight_decay 0.1 .the folder has"),
+    ],
+)
+def test_a_named_checkpoint_is_of_the_same_run(run, flags, named):
+    """Its optimizer would keep the old rate, and its weights another adapter's: the record would be untrue."""
+    checkpoint = run_folder.checkpoints(run("whole", save_total_limit=1))[0]
+    with pytest.raises(UsageError, match=f"checkpoint .*checkpoint-4: belongs to another run: .*{named}"):
+        run("other", resume_from_checkpoint=checkpoint, **flags)
+    longer = run("longer", resume_from_checkpoint=checkpoint, num_train_epochs=2, eval_strategy="epoch")
+    assert read(longer / "trainer_state.json")["global_step"] == 8
+
+
+def test_a_named_checkpoint_is_no_way_into_another_runs_folder(run):
+    """Its record would go on counting as finished; in the checkpoint's own folder it goes with the training."""
+    flags = {"num_train_epochs": 2, "save_total_limit": 2}
+    named = run_folder.checkpoints(run("whole", **flags))[1]
+    run("other", seed=2)
+    with pytest.raises(UsageError, match="--output_dir .*other holds a run already"):
+        run("other", resume_from_checkpoint=named, **flags)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(run_glue, "train", lambda *_: {}["stop"])
+        run("whole", resume_from_checkpoint=named, **flags)
+    assert not {"run.json", "eval_results.json", "all_results.json"} & {path.name for path in named.parent.iterdir()}
+
+
+def test_a_run_is_not_resumed_with_another_batch_or_precision(run):
+    """The launcher decides the number of processes, the machine the precision: both are no flags, but move a score."""
+    with killed_at_step_5(), pytest.raises(Killed):
+        run(num_train_epochs=2)
+    checkpoint = run("finished").parent / "out" / "checkpoint-4"
+    so_far = read(checkpoint / run_folder.PROGRESS_FILE)
+    assert (so_far["processes"], so_far["precision"]) == (1, "float32")
+    (checkpoint / run_folder.PROGRESS_FILE).write_text(json.dumps(so_far | {"precision": "fp16"}))
+    for flags in ({"resume": True}, {"output": "other", "resume_from_checkpoint": checkpoint}):
+        with pytest.raises(UsageError, match="checkpoint-4 is of a run with precision fp16, and this .* float32"):
+            run(num_train_epochs=2, **flags)
+
+
+def test_resume_without_a_complete_checkpoint_starts_afresh(run, caplog):
+    """It says so."""
+    reference = run("reference")
+    broken = run("broken", save_total_limit=1)
+    (broken / "run.json").unlink()
+    (run_folder.checkpoints(broken)[0] / "trainer_state.json").unlink()
+    resumed = run("broken", resume=True)
+    assert any("is truncated" in message for message in caplog.messages)
+    assert equal(saved_weights(reference), saved_weights(resumed))
+    run("empty", resume=True)
+    assert any("nothing to resume" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first):
+    """From PEFT's layers to ours and back."""
+    off = {"no_fast_adapters": True}
+    flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "num_train_epochs": 2}
+    whole = run("whole", **flags)
+    with killed_at_step_5(), pytest.raises(Killed):
+        run("killed", **flags, **(off if first else {}))
+    resumed = run("killed", resume=True, **flags, **({} if first else off))
+    losses = [read(folder / "eval_results.json")["eval_loss"] for folder in (whole, resumed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+# In a folder that is in use
+
+
+def test_resume_of_a_finished_run_does_nothing(run, caplog):
+    """No file is touched."""
+    folder = run()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    run(resume=True)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert any("finished run" in message for message in caplog.messages)
+
+
+def test_checkpoints_that_a_kill_left_beside_the_record_are_deleted(run):
+    """Between the record and its last work a run may be killed: the next start of it, by hand or sweep, tidies up."""
+    folder = run(save_total_limit=1)
+    record = read(folder / "run.json")
+    command = [flag for flag in record["command"] if flag not in ("--save_total_limit", "1")]
+    (folder / "run.json").write_text(json.dumps(record | {"command": command}))
+    assert run_folder.checkpoints(folder)
+    run(resume=True)
+    assert not run_folder.checkpoints(folder) and read(folder / "run.json")["command"] == command
+
+
+def test_folder_in_use_is_refused_or_overwritten(run, tiny):
+    """Nothing is lost by accident, and never a user's own file."""
+    folder = run(seed=1)
+    (folder / "notes.md").write_text("mine")
+    with pytest.raises(UsageError, match="--output_dir .*--resume.*--overwrite_output_dir"):
+        run(seed=2)
+    assert read(folder / "run.json")["arguments"]["seed"] == 1
+    run(seed=2, overwrite_output_dir=True)
+    assert read(folder / "run.json")["arguments"]["seed"] == 2
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def test_bad_input_loses_nothing(run):
+    """An earlier run is deleted only when nothing can be refused any more."""
+    folder = run()
+    with pytest.raises(UsageError, match="--dataset_path"):
+        run(overwrite_output_dir=True, dataset_path=folder)
+    assert (folder / "run.json").exists()
+
+
+def test_a_run_notes_its_command_and_holds_its_folder(run, tmp_path, monkeypatch):
+    """From before it trains to its end; tokens stay out."""
+    seen = []
+
+    def note(*_: object) -> None:
+        seen.append((run_folder.is_running(tmp_path / "out"), read(tmp_path / "out/command.json")))
+        raise KeyError
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyError):
+        patch.setattr(run_glue, "train", note)
+        run(token="hf_secret", rank=8)
+    assert [held for held, _ in seen] == [True]
+    assert not run_folder.is_running(tmp_path / "out")
+    command = seen[0][1]["command"]
+    assert command[command.index("--rank") + 1] == "8" and "hf_secret" not in command
+    assert seen[0][1]["arguments"]["rank"] == 8
+    with pytest.raises(UsageError, match="a run is working in it"), run_folder.lock(tmp_path / "out"):
+        run(rank=8)
+
+
+def test_resume_decides_as_a_sweep_does(run, caplog):
+    """Other arguments are refused by name, broken results are made again."""
+    folder = run()
+    record = read(folder / "run.json")
+    assert record["command"] == read(folder / "command.json")["command"]
+    with pytest.raises(UsageError, match=r"another run: --learning_rate 0.1 \(the folder has 0.005\)"):
+        run(resume=True, learning_rate=0.1)
+    assert read(folder / "run.json") == record
+    (folder / "eval_results.json").write_text("")
+    run(resume=True)
+    assert any("it is run again" in message for message in caplog.messages)
+    assert read(folder / "eval_results.json")["eval_loss"] == record["metrics"]["eval_loss"]
+
+
+def test_checkpoints_are_not_resumed_with_other_flags(run, tmp_path, monkeypatch):
+    """Only --overwrite_output_dir gives them up."""
+    folder = run(save_total_limit=1)
+    (folder / "run.json").unlink()
+    with pytest.raises(UsageError, match="--rank 8"):
+        run(resume=True, rank=8, save_total_limit=1)
+    assert run_folder.checkpoints(folder)
+    run(overwrite_output_dir=True, rank=8)
+    assert read(folder / "run.json")["arguments"]["rank"] == 8
