@@ -133,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         fast_paths = use_fast_paths(model, adapter_args, data_args)
         trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task, stop_on_signal)
         adapters.check_random_bases(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
+        trainer.rehearse()
         clear_output_dir(output_dir, training_args, checkpoint)
         arguments = asdict(model_args) | asdict(data_args) | asdict(adapter_args) | training_args.to_dict()
         record = describe_run(trainer, command, arguments, raw_datasets, task, base_sha256, fast_paths)
@@ -483,6 +484,7 @@ def finish(trainer: GlueTrainer, record: RunRecord, began: float) -> None:
     else:
         record.peak_memory = run_record.peak_memory_of_process()
     record.write(output_dir)
+    run_folder.discard_replaced(output_dir)  # where nothing was trained
     if not trainer.args.keep_checkpoints:
         run_folder.delete_checkpoints(output_dir)
     print(f"\nDone in {record.seconds:.0f} s. Results, record and model: {output_dir}")

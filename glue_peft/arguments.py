@@ -41,7 +41,6 @@ UNUSABLE_FLAGS = {
     "bf16_full_eval": "the model itself would be rounded, and saved so",
     "label_names": "the labels are in the column `labels`",
     "include_for_metrics": "the metrics need predictions and labels alone",
-    "past_index": "no model here has a past",
     "deepspeed": "its checkpoints were never resumed here",
     "fsdp": "its checkpoints were never resumed here",
 }
@@ -100,6 +99,8 @@ RENAMED_FLAGS = {
     "use_mps_device": "nothing: the device is found by itself",
     "tpu_num_cores": "nothing: a launcher's affair",
 }
+# Schedulers that watch the metric of --metric_for_best_model.
+METRIC_SCHEDULERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 # Flags that mean something for some adapters only; given with another one they are refused, not ignored.
 ADAPTER_FLAGS = {
     "rank": ("lora", "randlora", "vera"),
@@ -310,7 +311,7 @@ class GlueTrainingArguments(TrainingArguments):
         # The parent would put the loss there.
         needs_metric = self.load_best_model_at_end or self.save_strategy == "best"
         self.follows_task_metric = self.metric_for_best_model is None and (
-            needs_metric or self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
+            needs_metric or self.lr_scheduler_type in METRIC_SCHEDULERS
         )
         if self.ddp_broadcast_buffers is None:
             self.ddp_broadcast_buffers = False  # the random bases are frozen, and the same in every process

@@ -293,7 +293,7 @@ def check_columns(
 
 
 def with_label(rows: datasets.Dataset, source: str) -> datasets.Dataset:
-    """Return the rows without those whose label is -1, GLUE's mark for a hidden one, where all others are whole numbers."""
+    """Return the rows whose label isn't -1, GLUE's mark of a hidden one, where all others are whole numbers."""
     distinct = {str(label) for label in rows.unique("label")}
     others = {label for label in distinct if label.isascii() and label.isdigit()}
     if "-1" not in distinct or distinct - others != {"-1"}:

@@ -22,6 +22,10 @@ logger = logging.getLogger("run_glue")
 def is_finished(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> bool:
     """Say whether the run is finished already. Raises UsageError where --output_dir holds another run."""
     left = run_folder.files_of_a_run(output_dir)
+    if left and not run_folder.is_ours(output_dir):
+        raise UsageError(
+            f"--output_dir {output_dir} holds {left[0]}, and no record that says a run made it: give another folder"
+        )
     named = args.resume_from_checkpoint and Path(args.resume_from_checkpoint).resolve().parent == output_dir.resolve()
     if left and not (args.resume or args.overwrite_output_dir or named):
         raise UsageError(
@@ -86,10 +90,10 @@ def check_machine(checkpoint: Path, args: GlueTrainingArguments) -> None:
 
 
 def clear_output_dir(output_dir: Path, args: GlueTrainingArguments, checkpoint: Path | None) -> None:
-    """Delete what an earlier run left, unless it is resumed; called once nothing can be refused any more."""
+    """Set aside what an earlier run left, unless it is resumed; called once nothing can be refused any more."""
     with args.main_process_first(desc="preparing the output folder"):
-        if args.should_save and checkpoint is None:
-            run_folder.clear(output_dir)
+        if args.should_save and checkpoint is None and run_folder.written_by_runs(output_dir):
+            run_folder.set_aside(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         if args.should_save:
             run_folder.clear_results(output_dir)  # also of a run that had ended, and is trained further

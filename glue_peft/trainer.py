@@ -16,12 +16,13 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from glue_peft import run_folder
 from glue_peft.adapters import hash_tensors, head_parameters, random_bases
-from glue_peft.arguments import GlueTrainingArguments
+from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.metric import finite_logits
 from glue_peft.record import history_of
 from glue_peft.run_folder import Failure
 
@@ -93,6 +94,15 @@ class StopOnSignal(TrainerCallback):
         return self.received is not None
 
 
+class FirstStep(TrainerCallback):
+    """Deletes the run that this one replaces, once this one has taken a step."""
+
+    def on_step_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        """Delete it; after the first step there is none."""
+        if args.should_save:
+            run_folder.discard_replaced(Path(args.output_dir))
+
+
 def ends_epoch(state: TrainerState) -> bool:
     """Say whether Trainer ends an epoch after this step: a full one, or the one that the run ends in."""
     return float(state.epoch or 0).is_integer() or state.global_step >= state.max_steps
@@ -156,7 +166,7 @@ class GlueTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         """Build it; `further_evaluations` maps prefixes of metrics to rows evaluated beside the validation set."""
-        super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self)], **kwargs)
+        super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self), FirstStep()], **kwargs)
         # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in all of a step's
         # batches. It does not, so with gradient accumulation g or N processes loss and gradients would come out g or N
         # times too large.
@@ -181,6 +191,38 @@ class GlueTrainer(Trainer):
                 if in_head:
                     optimizer.add_param_group({**group, "params": in_head, "lr": rate, "is_head": True})
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:
+        """Create Trainer's scheduler; one that watches a metric is told whether more of it is better."""
+        if self.args.lr_scheduler_type in METRIC_SCHEDULERS:
+            mode = "max" if self.args.greater_is_better else "min"
+            self.args.lr_scheduler_kwargs = {"mode": mode} | (self.args.lr_scheduler_kwargs or {})
+        return super().create_scheduler(*args, **kwargs)
+
+    def rehearse(self) -> None:
+        """Build what Trainer builds when the training starts, and send one row through the model; then forget it.
+
+        Raises UsageError: a package that an optimizer needs, arguments that a scheduler lacks, a loss that the labels
+        don't allow, all show before anything of an earlier run is touched.
+        """
+        rows = self.train_dataset if self.args.do_train else self.eval_dataset
+        try:
+            with torch.random.fork_rng():
+                if self.args.do_train:
+                    self.create_optimizer_and_scheduler(num_training_steps=1)
+                if rows is not None:
+                    batch = self._prepare_inputs(self.data_collator([rows[0]]))
+                    with torch.no_grad(), self.compute_loss_context_manager():
+                        self.compute_loss(self.model.to(self.args.device), batch)
+        except (ImportError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise UsageError(
+                f"the training can't start with --optim {self.args.optim}, --lr_scheduler_type "
+                f"{self.args.lr_scheduler_type} and these data: {first_line(error)}"
+            ) from error
+        finally:
+            self.optimizer = self.lr_scheduler = None
 
     def train(self, resume_from_checkpoint: Path | None = None, **kwargs: Any) -> TrainOutput:
         """Train; report time and mean loss since the first start, and of all processes, unlike Trainer."""
@@ -207,12 +249,33 @@ class GlueTrainer(Trainer):
         A data loader draws a number whenever it starts: without the fork, looking at a run would change it.
         """
         if eval_dataset is not None:
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)  # where nothing was trained
+            return metrics
         with torch.random.fork_rng(devices=[]):
             metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
             for prefix, rows in self.further_evaluations.items():
                 metrics |= super().evaluate(rows, ignore_keys, prefix)
         return metrics
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Run Trainer's loop; with several processes, let the loss be the mean over the rows, each once.
+
+        Trainer then averages batches' means, those with rows that only fill the last batch up among them.
+        """
+        output = super().evaluation_loop(*args, **kwargs)
+        names = [name for name in output.metrics if name.endswith("_loss")]
+        if self.args.world_size > 1 and names and output.label_ids is not None:
+            logits, labels = torch.as_tensor(finite_logits(output.predictions)), torch.as_tensor(output.label_ids)
+            output.metrics[names[0]] = self.loss_of(logits, labels).item()
+        return output
+
+    def loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss of logits [rows, outputs] against labels [rows], as compute_loss does."""
+        if self.model.config.problem_type == "regression":
+            return nn.functional.mse_loss(logits.squeeze(-1).double(), labels.double())
+        smoothing = self.args.label_smoothing_factor
+        return nn.functional.cross_entropy(logits.double(), labels.long(), label_smoothing=smoothing)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one forward and backward pass; raises DivergedError."""
