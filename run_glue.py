@@ -105,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     # See all possible arguments by passing --help
     model_args, data_args, adapter_args, training_args = parse_arguments(argv, __doc__)
+    # Setup logging
     setup_logging(training_args)
     stop_on_signal = StopOnSignal()
     output_dir, command = Path(training_args.output_dir), command_of(argv)
@@ -362,6 +363,8 @@ def make_trainer(
         held_out = "selection_" if "selection" in tokenized_datasets else ""
         training_args.metric_for_best_model = f"eval_{held_out}{task.main_metric}"
         training_args.greater_is_better = task.greater_is_better
+    # Get the metric function
+    compute_metrics = make_compute_metrics(task)
     # Initialize our Trainer
     return GlueTrainer(
         model=model,
@@ -369,7 +372,7 @@ def make_trainer(
         train_dataset=tokenized_datasets.get("train"),
         eval_dataset=tokenized_datasets[evaluated[0][0]] if evaluated else None,
         further_evaluations=further,
-        compute_metrics=make_compute_metrics(task),
+        compute_metrics=compute_metrics,
         processing_class=tokenizer,
         data_collator=data_collator,
         callbacks=[stop_on_signal],

@@ -6,13 +6,8 @@
 
 (keep_in_memory spares `evaluate` its cache file, which parallel runs would share.)
 
-The keys are those of the hub's metric, with `combined_score`, the mean of the two, where a task has two:
-
-    cola                                 matthews_correlation
-    stsb                                 pearson, spearmanr, combined_score
-    mrpc, qqp                            accuracy, f1 (of class 1), combined_score
-    sst2, qnli, rte, wnli, hans, ax,
-    mnli, mnli_matched, mnli_mismatched  accuracy
+The keys are those of the hub's metric: a task's metrics in tasks.TASKS, and where it has two also their mean,
+`combined_score`. F1 is that of class 1.
 
 A correlation is undefined where one side is constant (SciPy gives NaN). Here it is 0.0, with a warning: a model that
 always answers the same has learned nothing. NaN and infinite values are an error, never a score.
@@ -31,12 +26,21 @@ from transformers import EvalPrediction
 from glue_peft.arguments import GlueTrainingArguments
 from glue_peft.data import Task
 from glue_peft.errors import DivergedError, UsageError
+from glue_peft.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
-F1_TASKS = ("mrpc", "qqp")
-ACCURACY_TASKS = ("sst2", "mnli", "mnli_matched", "mnli_mismatched", "qnli", "rte", "wnli", "hans", "ax")
-TASKS = ("cola", "stsb", *F1_TASKS, *ACCURACY_TASKS)
+# What the hub's metric knows beside GLUE's nine tasks.
+FURTHER_CONFIGURATIONS = dict.fromkeys(("mnli_matched", "mnli_mismatched", "hans", "ax"), ("accuracy",))
+METRICS_OF = {name: task.metrics for name, task in TASKS.items()} | FURTHER_CONFIGURATIONS
+CORRELATIONS = ("matthews_correlation", "pearson", "spearmanr")
+SCORE_OF: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": lambda predictions, references: np.mean(predictions == references),
+    "f1": lambda predictions, references: f1_score(references, predictions, zero_division=0.0),
+    "matthews_correlation": lambda predictions, references: matthews_corrcoef(references, predictions),
+    "pearson": lambda predictions, references: pearsonr(predictions, references).statistic,
+    "spearmanr": lambda predictions, references: spearmanr(predictions, references).statistic,
+}
 
 DESCRIPTION = "The metrics of GLUE, the General Language Understanding Evaluation benchmark; one configuration a task."
 INPUTS = """
@@ -52,17 +56,18 @@ CITATION = """@inproceedings{wang2019glue,
 
 
 def checked(task: str, name: str, values: list[float]) -> np.ndarray:
-    """Return `values` as an array, float64 for stsb, else int64, or raise ValueError with what is wrong with them."""
+    """Return `values` as an array, int64 for classes, or raise ValueError with what is wrong with them."""
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         raise ValueError(f"{task}: there are no {name} to score")
+    are_classes = "pearson" not in METRICS_OF[task]
     wrong, kind = ~np.isfinite(array), "NaN or infinite"
-    if task != "stsb" and not wrong.any():
+    if are_classes and not wrong.any():
         wrong, kind = array != np.rint(array), "not class numbers (0, 1, ...)"
     if wrong.any():
         first = int(np.argmax(wrong))
         raise ValueError(f"{task}: {wrong.sum()} of {array.size} {name} are {kind}, first {array[first]} at {first}")
-    return array if task == "stsb" else array.astype(np.int64)
+    return array.astype(np.int64) if are_classes else array
 
 
 def has_constant_side(task: str, predictions: np.ndarray, references: np.ndarray) -> bool:
@@ -76,21 +81,10 @@ def has_constant_side(task: str, predictions: np.ndarray, references: np.ndarray
 
 def task_scores(task: str, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """Return the scores of `task` under the hub's names, without `combined_score`."""
-    if task == "stsb":
-        if has_constant_side(task, predictions, references):
-            return {"pearson": 0.0, "spearmanr": 0.0}
-        return {
-            "pearson": float(pearsonr(predictions, references).statistic),
-            "spearmanr": float(spearmanr(predictions, references).statistic),
-        }
-    if task == "cola":
-        if has_constant_side(task, predictions, references):
-            return {"matthews_correlation": 0.0}
-        return {"matthews_correlation": float(matthews_corrcoef(references, predictions))}
-    accuracy = float(np.mean(predictions == references))
-    if task in F1_TASKS:
-        return {"accuracy": accuracy, "f1": float(f1_score(references, predictions, zero_division=0.0))}
-    return {"accuracy": accuracy}
+    names = METRICS_OF[task]
+    if set(names) & set(CORRELATIONS) and has_constant_side(task, predictions, references):
+        return dict.fromkeys(names, 0.0)
+    return {name: float(SCORE_OF[name](predictions, references)) for name in names}
 
 
 class Glue(evaluate.Metric):
@@ -98,8 +92,8 @@ class Glue(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         """Describe the metric to `evaluate`; an unknown configuration is an error."""
-        if self.config_name not in TASKS:
-            raise ValueError(f"GLUE's metric has no configuration {self.config_name!r}, only {', '.join(TASKS)}")
+        if self.config_name not in METRICS_OF:
+            raise ValueError(f"GLUE's metric has no configuration {self.config_name!r}, only {', '.join(METRICS_OF)}")
         # float64 for classes too: evaluate writes 2.5 into an int64 column as 2. No format="numpy": datasets would
         # return float64 columns as float32.
         value = datasets.Value("float64")

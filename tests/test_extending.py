@@ -2,14 +2,15 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import make_tiny
 import pytest
 import torch
-from conftest import read
+from helpers import REPOSITORY, arguments, logits, read
 from peft import PeftModel
-from test_run_glue import logits
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -17,8 +18,6 @@ from transformers import (
     DistilBertConfig,
     DistilBertModel,
 )
-
-from glue_peft import arguments
 
 LEARNS = {"max_train_samples": None, "max_eval_samples": None, "num_train_epochs": 3}
 
@@ -69,18 +68,26 @@ def test_adding_a_task_from_files(run, tmp_path):
     assert right > 0.75 * len(predictions)
 
 
-def test_adding_a_task_by_name(run, tiny, tmp_path, monkeypatch):
-    """One line in task_to_keys, a configuration of metrics/glue (hans has one), and the data in GLUE's layout."""
-    monkeypatch.setitem(arguments.task_to_keys, "hans", ("premise", "hypothesis"))
-    monkeypatch.setitem(make_tiny.SHAPES, "hans", (("premise", "hypothesis"), ["entailment", "non-entailment"]))
-    (tmp_path / "glue" / "hans").mkdir(parents=True)
+def test_adding_a_task_by_name(tiny, tmp_path, monkeypatch):
+    """One row in TASKS, which here a script adds before anything reads the table, and the data in GLUE's layout."""
+    monkeypatch.setitem(make_tiny.SHAPES, "paws", (("first", "second"), ["different", "same"]))
+    (tmp_path / "glue" / "paws").mkdir(parents=True)
     for seed, (split, rows) in enumerate({"train": 512, "validation": 128}.items()):
-        data = make_tiny.make_split("hans", rows, seed, labelled=True)
-        data.to_parquet(tmp_path / "glue" / "hans" / f"{split}-00000-of-00001.parquet")
-    folder = run(task_name="hans", dataset_path=tmp_path / "glue", **LEARNS)
-    metrics = read(folder / "run.json")["metrics"]
-    assert metrics["eval_accuracy"] > 0.75 and metrics["eval_samples"] == 128
-    assert set(read(folder / "config.json")["label2id"]) == {"entailment", "non-entailment"}
+        data = make_tiny.make_split("paws", rows, seed, labelled=True)
+        data.to_parquet(tmp_path / "glue" / "paws" / f"{split}-00000-of-00001.parquet")
+    script = (
+        "import sys\n"
+        "from glue_peft.tasks import TASKS, GlueTask\n"
+        "TASKS['paws'] = GlueTask('PAWS', ('first', 'second'), ('accuracy', 'f1'), 'f1', (), (), None)\n"
+        "import run_glue\n"
+        "run_glue.main(sys.argv[1:])\n"
+    )
+    flags = arguments(tiny, tmp_path / "out", task_name="paws", dataset_path=tmp_path / "glue", **LEARNS)
+    subprocess.run([sys.executable, "-c", script, *flags], check=True, cwd=REPOSITORY)
+    record = read(tmp_path / "out" / "run.json")
+    assert record["metrics"]["eval_accuracy"] > 0.75 and record["metrics"]["eval_samples"] == 128
+    assert record["scores"]["metric"] == "eval_f1" and record["metrics"]["eval_f1"] > 0.75
+    assert set(read(tmp_path / "out" / "config.json")["label2id"]) == {"different", "same"}
 
 
 def test_adding_a_model(run, tiny, tmp_path):

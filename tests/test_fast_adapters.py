@@ -187,8 +187,9 @@ def test_bases_are_larger_than_a_layer_uses() -> None:
         (RandLoraConfig(r=64, target_modules=["linear"]), 64 * 12, (768, 3072), 513, 3073),
         (VeraConfig(r=256, target_modules=["linear"]), 256, (768, 768), 385, None),
         (LoraConfig(r=4, target_modules=["linear"]), 4, (768, 3072), 615, None),
+        (LoraConfig(r=500, target_modules=["linear"]), 500, (768, 768), 385, None),  # never through G, even so wide
     ],
-    ids=["randlora", "randlora-wide", "vera", "lora"],
+    ids=["randlora", "randlora-wide", "vera", "lora", "lora-wide"],
 )
 def test_cheapest_path_by_multiply_adds(
     config: object,
@@ -210,7 +211,7 @@ def test_cheapest_path_by_multiply_adds(
         left_to_peft.clear()
 
     def choose(count: int) -> Products | None:
-        """Return the products for so many tokens in training."""
+        """Return the products for a number of tokens in training."""
         return layer.choose_products(shape[1], shape[0], columns, count, needs_grad=True, training=True)
 
     assert choose(weight_space_from - 1) is None and choose(weight_space_from).keep_merged
