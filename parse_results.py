@@ -150,9 +150,6 @@ def comparison_table(first: Row, second: Row, compared: dict[str, Comparison], d
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables of one or more result folders; raises UsageError."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a C locale can't encode ±; folder names leave as the bytes they are
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     args = parse_arguments(argv)
     if args.status:
         tasks = None if args.tasks is None else wanted_tasks(args.tasks)
@@ -186,7 +183,7 @@ def write(text: str) -> None:
     try:
         print(text, end="", flush=True)
     except BrokenPipeError:
-        raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
         raise UsageError(f"the output can't be written: {error.strerror}") from error

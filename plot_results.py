@@ -175,8 +175,6 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
 
 def main(argv: list[str] | None = None) -> int:
     """Write the figure; raises UsageError."""
-    if hasattr(sys.stderr, "reconfigure"):
-        sys.stderr.reconfigure(encoding="utf-8", errors="surrogateescape")
     args = parse_arguments(argv)
     check_figure_file(args.out)
     results = read_results(args)

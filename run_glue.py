@@ -90,7 +90,7 @@ from glue_peft.errors import DivergedError, UsageError, first_line, run_script
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.metric import check_best_metric, finite_logits, make_compute_metrics
 from glue_peft.record import RunRecord
-from glue_peft.resuming import clear_output_dir, find_checkpoint, is_finished
+from glue_peft.resuming import clear_output_dir, extend, find_checkpoint, look_at
 from glue_peft.trainer import GlueTrainer, StopOnSignal, end_processes, failure_noted, processes_and_precision
 from glue_peft.unpadded_encoder import use_unpadded_encoder
 
@@ -111,8 +111,11 @@ def main(argv: list[str] | None = None) -> int:
     output_dir, command = Path(training_args.output_dir), command_of(argv)
     lock = run_folder.lock(output_dir) if training_args.should_save else contextlib.nullcontext()
     with lock, failure_noted(training_args):
-        if is_finished(output_dir, training_args, command):
+        found, earlier = look_at(output_dir, training_args, command), None
+        if found == "finished":
             return 0
+        if found == "extend":
+            earlier = extend(output_dir, command, model_args, adapter_args, training_args)
         # Loading the dataset
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
         # Labels
@@ -135,7 +138,10 @@ def main(argv: list[str] | None = None) -> int:
         trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task, stop_on_signal)
         adapters.check_random_bases(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
         trainer.rehearse()
-        clear_output_dir(output_dir, training_args, checkpoint)
+        if earlier:
+            trainer.recall_training()
+        else:
+            clear_output_dir(output_dir, training_args, checkpoint)
         arguments = asdict(model_args) | asdict(data_args) | asdict(adapter_args) | training_args.to_dict()
         record = describe_run(trainer, command, arguments, raw_datasets, task, base_sha256, fast_paths)
         # Training
@@ -148,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
         if training_args.do_predict:
             predict_splits(trainer, tokenized_datasets, task, record)
         if adapter_args.save_merged and trainer.is_world_process_zero():
-            adapters.save_merged(model, tokenizer, Path(adapter_args.save_merged))
-        finish(trainer, record, began)
+            adapters.save_merged(model, tokenizer, Path(adapter_args.save_merged), output_dir)
+        finish(trainer, record, began, earlier)
     return 0
 
 
@@ -408,11 +414,7 @@ def describe_run(
         **processes_and_precision(args),
         **run_record.describe_environment(REPOSITORY),
     )
-    counts = record.parameters
-    logger.info(
-        f"parameters: {counts['adapter']:,} in the adapter (as papers count), {counts['head']:,} in the head, "
-        f"{counts['total']:,} in the model, {counts['stored']:,} stored"
-    )
+    logger.info(record.parameters_in_words())
     if args.should_save:
         record.write_command(Path(args.output_dir))
     return record
@@ -444,7 +446,7 @@ def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task:
         combined.update(metrics)
     trainer.save_metrics("eval", combined)
     record.metrics.update(combined)
-    if trainer.args.do_train:
+    if trainer.history or trainer.args.do_train:
         record.scores = run_record.choose_scores(
             trainer.history,
             combined,
@@ -474,7 +476,7 @@ def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: 
                 temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def finish(trainer: GlueTrainer, record: RunRecord, began: float) -> None:
+def finish(trainer: GlueTrainer, record: RunRecord, began: float, earlier: dict[str, Any] | None) -> None:
     """Write the record, which marks the run as finished, delete the checkpoints, and say where everything is."""
     if not trainer.is_world_process_zero():
         return
@@ -486,17 +488,11 @@ def finish(trainer: GlueTrainer, record: RunRecord, began: float) -> None:
         record.peak_memory = {"kind": "cuda allocated", "bytes": torch.cuda.max_memory_allocated()}
     else:
         record.peak_memory = run_record.peak_memory_of_process()
-    record.write(output_dir)
+    record.write(output_dir, earlier)
     run_folder.discard_replaced(output_dir)  # where nothing was trained
     if not trainer.args.keep_checkpoints:
         run_folder.delete_checkpoints(output_dir)
-    print(f"\nDone in {record.seconds:.0f} s. Results, record and model: {output_dir}")
-    scores = [
-        f"{name.removeprefix('eval_')} {value:.4f}"
-        for name, value in run_record.without_timings(record.metrics).items()
-        if name.startswith("eval_") and not name.startswith("eval_loss") and isinstance(value, float)
-    ]
-    print("  ".join(scores))
+    print(f"\nDone in {record.seconds:.0f} s. Results, record and model: {output_dir}\n{record.scores_in_words()}")
 
 
 if __name__ == "__main__":

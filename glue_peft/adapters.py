@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     }
 
 
-def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, output_dir: Path) -> None:
     """Save a plain model whose weights contain the adapter's update, with its tokenizer.
 
     PEFT's merge_and_unload fails on RandLoRA and VeRA classifiers, so the layers are merged in place and the plain
@@ -239,6 +240,9 @@ def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
             tensors[name] = tensor
     plain.load_state_dict(tensors)  # strict: a tensor that PEFT names otherwise is an error, never a random weight
     model.unmerge_adapter()
+    folder.mkdir(parents=True, exist_ok=True)
+    # First, so that a run that is killed here may save it again.
+    run_folder.write_json(folder / run_folder.MERGED_FILE, {"output_dir": os.path.realpath(output_dir)})
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     logger.info(f"Saved the merged model to {folder}")

@@ -22,7 +22,7 @@ from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from glue_peft.errors import OneLineParser, UsageError, first_line
 from glue_peft.flags import given_flags, without_secrets
-from glue_peft.run_folder import CHECKPOINT, read_json
+from glue_peft.run_folder import CHECKPOINT, MERGED_FILE, read_json
 from glue_peft.tasks import TASKS
 
 MAX_SEED = 2**32 - 1  # numpy's limit
@@ -523,6 +523,11 @@ def check_adapter_arguments(
                 f"--{name} has no effect with {adapter}: it is for --adapter_name {' or '.join(adapters)}"
             )
     check_saved_adapters(adapter_args, adapter, training_args.do_train)
+    if not training_args.do_train and adapter not in ("none", "--adapter_path"):
+        raise UsageError(
+            f"{adapter} without --do_train would evaluate an untrained adapter: give --do_train, or a saved one's "
+            "folder as --adapter_path"
+        )
     if adapter_args.randlora_sparse and adapter_args.randlora_very_sparse:
         raise UsageError("--randlora_sparse and --randlora_very_sparse contradict each other: give one of them")
     if adapter_args.save_merged is not None:
@@ -550,11 +555,21 @@ def find_model(model_args: ModelArguments, adapter_args: AdapterArguments, given
         model_args.model_revision = saved.revision
 
 
+def may_hold_merged(folder: Path, output_dir: Path) -> bool:
+    """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in already."""
+    if not os.path.isdir(folder) or not os.listdir(folder):
+        return True
+    owner = (read_json(folder / MERGED_FILE) or {}).get("output_dir")
+    return isinstance(owner, str) and os.path.realpath(owner) == os.path.realpath(output_dir)
+
+
 def check_folders(
     model_args: ModelArguments, adapter_args: AdapterArguments, training_args: GlueTrainingArguments
 ) -> None:
     """Raise UsageError where the run would delete or overwrite what it reads."""
     output, merged = Path(training_args.output_dir).resolve(), adapter_args.save_merged
+    if merged is not None and not may_hold_merged(Path(merged), Path(training_args.output_dir)):
+        raise UsageError(f"--save_merged {merged}: holds files that no run with this --output_dir left there")
     for args, names in (
         (model_args, ("model_name_or_path", "config_name", "tokenizer_name")),
         (adapter_args, ("adapter_path", "init_adapter_from")),

@@ -1,11 +1,19 @@
 """One family of errors, and the one way from an error to a script's last line and exit status."""
 
 import argparse
+import errno
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+# Errors of the system that mean a path that the user gave, and not a broken machine.
+USERS_ERRNOS = {
+    getattr(errno, name)
+    for name in "EACCES EPERM EROFS ENOENT ENOTDIR EISDIR EEXIST ENAMETOOLONG ELOOP EINVAL ENXIO ENOTEMPTY".split()
+}
 
 
 class UsageError(ValueError):
@@ -54,13 +62,18 @@ def first_line(error: BaseException) -> str:
 
 def run_script(main: Callable[[], int], script: str) -> int:
     """Call a script's main and return the exit status; what a user can mend ends with one line, no traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a C locale can't encode ±; names of files leave as they came
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         status = main()
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # a reader like `head` has left before the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
-        return 0
+    except OSError as error:
+        status = 2 if error.errno in USERS_ERRNOS else 1
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
+        line = f"error: {error.filename or type(error).__name__}: {error.strerror or first_line(error)}"
     except UsageError as error:
         status, line = 2, f"error: {error}"
     except RunFailedError as error:

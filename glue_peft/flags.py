@@ -41,6 +41,9 @@ FLAG_KINDS = {
 }
 NEUTRAL_PREFIXES = ("save_", "log_", "logging_", "hub_", "dataloader_", "ddp_", "trackio_")
 _KIND_OF = {name: kind for kind, names in FLAG_KINDS.items() for name in names.split()}
+# What a finished run can be asked for in addition, from what it saved; with the flags that say on which rows.
+ADDABLE = ("do_eval", "do_predict", "save_merged")
+GOES_WITH_ADDABLE = ("max_eval_samples", "max_predict_samples", "validation_file", "test_file")
 PATH_KINDS = (FlagKind.HASHED_PATH, FlagKind.PATH)
 
 
@@ -130,9 +133,17 @@ def differences(
     return found
 
 
+def additions(record: Mapping[str, Any], flags: list[str]) -> list[str]:
+    """Return what these flags ask for and the run of a record did not do, and could still do from what it saved."""
+    had, resolved = flags_of(record)
+    wanted = given_flags(flags)
+    done = {name: had.get(name, comparable(resolved.get(name))) for name in ADDABLE}
+    return [name for name in ADDABLE if wanted.get(name) and not is_same(name, wanted[name], done[name])]
+
+
 def is_same(name: str, value: object, old: object) -> bool:
     """Say whether two values of a flag mean the same; a path may be spelled in several ways."""
-    paths = kind_of(name) in PATH_KINDS and isinstance(value, str) and isinstance(old, str)
+    paths = (kind_of(name) in PATH_KINDS or name == "save_merged") and isinstance(value, str) and isinstance(old, str)
     return value == old or (paths and os.path.realpath(str(value)) == os.path.realpath(str(old)))
 
 

@@ -7,13 +7,15 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from glue_peft.flags import ADDABLE, GOES_WITH_ADDABLE
 from glue_peft.run_folder import COMMAND_FILE, RECORD_FILE, write_json
+from glue_peft.tables.collapse import sign_of_collapse
 
 # Everything that computes.
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
@@ -117,10 +119,37 @@ class RunRecord:
         names = ("command", "arguments", "adapter_config_file")
         write_json(folder / COMMAND_FILE, {name: getattr(self, name) for name in names})
 
-    def write(self, folder: Path) -> None:
-        """Write run.json, which marks the run as finished."""
+    def write(self, folder: Path, earlier: Mapping[str, Any] | None = None) -> None:
+        """Write run.json, which marks the run as finished; what was added to an earlier one goes into its record."""
         content = {name: value for name, value in vars(self).items() if name != "scores" or value is not None}
+        if earlier:
+            added = {name: self.arguments[name] for name in (*ADDABLE, *GOES_WITH_ADDABLE) if self.arguments.get(name)}
+            content = {
+                **earlier,
+                "command": self.command,
+                "arguments": earlier.get("arguments", {}) | added,
+                "metrics": earlier.get("metrics", {}) | self.metrics,
+            } | ({"scores": self.scores} if self.scores is not None else {})
         write_json(folder / RECORD_FILE, content)
+
+    def parameters_in_words(self) -> str:
+        """Return the numbers of parameters in a line."""
+        counts = self.parameters
+        return (
+            f"parameters: {counts['adapter']:,} in the adapter (as papers count), {counts['head']:,} in the head, "
+            f"{counts['total']:,} in the model, {counts['stored']:,} stored"
+        )
+
+    def scores_in_words(self) -> str:
+        """Return the scores in a line, and in another one whether they show that nothing was learnt."""
+        scores = "  ".join(
+            f"{name.removeprefix('eval_')} {value:.4f}"
+            for name, value in without_timings(self.metrics).items()
+            if name.startswith("eval_") and not name.startswith("eval_loss") and isinstance(value, float)
+        )
+        sign = sign_of_collapse(self.metrics, lambda suffix: self.metrics.get(f"eval_majority_share{suffix}"))
+        warning = f"This run looks as if it had learnt nothing: {sign}. The tables list it as collapsed."
+        return scores + f"\n{warning}" * (sign is not None)
 
 
 def describe_environment(repository: Path) -> Environment:

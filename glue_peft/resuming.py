@@ -2,11 +2,12 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from glue_peft import run_folder
-from glue_peft.arguments import GlueTrainingArguments
+from glue_peft.arguments import AdapterArguments, GlueTrainingArguments, ModelArguments
 from glue_peft.errors import UsageError
-from glue_peft.flags import differences
+from glue_peft.flags import additions, differences
 from glue_peft.run_state import state
 from glue_peft.trainer import processes_and_precision
 
@@ -19,8 +20,11 @@ LENGTHENING_FLAGS = frozenset(
 logger = logging.getLogger("run_glue")
 
 
-def is_finished(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> bool:
-    """Say whether the run is finished already. Raises UsageError where --output_dir holds another run."""
+def look_at(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> str:
+    """Return what is to be done in --output_dir: nothing (finished), more (extend) or the run itself (open).
+
+    Raises UsageError where --output_dir holds another run, or somebody's files.
+    """
     left = run_folder.files_of_a_run(output_dir)
     if left and not run_folder.is_ours(output_dir):
         raise UsageError(
@@ -33,13 +37,16 @@ def is_finished(output_dir: Path, args: GlueTrainingArguments, command: list[str
             "--overwrite_output_dir to delete it, or another folder"
         )
     if not args.resume:
-        return False
+        return "open"
     found, reason = state(output_dir, command)
     if found == "finished":
         logger.info(f"{output_dir} holds a finished run: nothing to do")
         if args.should_save and not args.keep_checkpoints:
             run_folder.delete_checkpoints(output_dir)  # left where the run was killed at its very end
-        return True
+        return found
+    if found == "extend":
+        logger.info(f"{output_dir} holds a finished run: {reason} is added, from what it saved")
+        return found
     if found == "other":
         raise UsageError(
             f"--output_dir {output_dir} holds another run: {reason}. Give another folder, or --overwrite_output_dir "
@@ -49,7 +56,28 @@ def is_finished(output_dir: Path, args: GlueTrainingArguments, command: list[str
         logger.warning(f"{output_dir}: the results can't be used, as {reason}: it is run again")
     if not left:
         logger.info(f"--resume: nothing to resume in {output_dir}, starting afresh")
-    return False
+    return "open"
+
+
+def extend(
+    output_dir: Path,
+    command: list[str],
+    model_args: ModelArguments,
+    adapter_args: AdapterArguments,
+    args: GlueTrainingArguments,
+) -> dict[str, Any]:
+    """Let the arguments ask for what a finished run lacks, from what it saved, and nothing else; return its record."""
+    record = run_folder.read_json(output_dir / run_folder.RECORD_FILE) or {}
+    added = additions(record, command)
+    args.do_train = False
+    args.do_eval, args.do_predict = (getattr(args, name) and name in added for name in ("do_eval", "do_predict"))
+    adapter_args.save_merged = adapter_args.save_merged if "save_merged" in added else None
+    adapter_args.init_adapter_from = adapter_args.adapter_config = None
+    if (output_dir / "adapter_config.json").exists():
+        adapter_args.adapter_path = str(output_dir)
+    else:
+        model_args.model_name_or_path = str(output_dir)
+    return record
 
 
 def find_checkpoint(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -> Path | None:

@@ -27,6 +27,7 @@ PROGRESS_FILE = "training_so_far.json"  # in a checkpoint: what Trainer would fo
 FAILURE_FILE = "failure.json"  # why the last start ended without results
 OLD_FAILURE_FILE = "failure.txt"  # the same in one line, as it was written before there were kinds of failures
 COMMAND_FILE = "command.json"  # the flags of the run that was started here
+MERGED_FILE = "merged_from.json"  # in the folder of --save_merged: whose model it holds
 LOG_FILE = "run.log"  # what the run printed, kept by a sweep
 LOCK_FILE = "run.lock"  # held by flock while a run works here; says who
 IN_USE = "a run is working in it"
@@ -79,7 +80,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as JSON, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(
-            json.dumps(content, indent=4, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(content, indent=4, sort_keys=True, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+            errors="backslashreplace",  # bytes of a path that are no UTF-8 become JSON's own escapes
         )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from glue_peft.flags import differences, flags_of, given_flags
+from glue_peft.flags import ADDABLE, GOES_WITH_ADDABLE, additions, differences, flags_of, given_flags
 from glue_peft.run_folder import COMMAND_FILE, RECORD_FILE, files_of_a_run, is_ours, read_json
 from glue_peft.tasks import TASKS, main_metric, result_keys
 
@@ -12,7 +12,8 @@ def state(folder: Path, flags: list[str]) -> tuple[str, str]:
     """Return how a run with these flags stands in `folder`, and why: the one decision of a sweep and of --resume.
 
     `finished`: nothing to do. `open`: to be started or resumed. `broken`: its results can't be used, so it is run
-    again. `other`: the folder holds a run of other arguments, which is neither skipped nor overwritten.
+    again. `extend`: finished, but asked for more that needs no training, as --do_predict. `other`: the folder holds a
+    run of other arguments, or somebody's files, and is neither skipped nor overwritten.
     """
     if not files_of_a_run(folder):
         return "open", ""
@@ -24,11 +25,19 @@ def state(folder: Path, flags: list[str]) -> tuple[str, str]:
             return "other", f"no record in it says that a run made its {files_of_a_run(folder)[0]}"
         # Checkpoints from before there was a command.json are resumed, as they always were.
         return ("other", f"{RECORD_FILE} doesn't say by which arguments it was made") if ended else ("open", "")
-    changed = differences(known, flags)
+    changed = differences(known, flags, {*ADDABLE, *GOES_WITH_ADDABLE})
+    added = additions(known, flags)
+    if not added:
+        changed += [line for line in differences(known, flags, {*ADDABLE}) if line not in changed]
     if changed:
         return "other", ", ".join(changed)
-    fault = fault_of_results(folder, record, given_flags(flags)) if ended else None
-    return ("broken", fault) if fault else ("finished" if ended else "open", "")
+    if not ended:
+        return "open", ""
+    asked = given_flags(flags)
+    fault = fault_of_results(folder, record, asked | dict.fromkeys(added, None))
+    if fault:
+        return "broken", fault
+    return ("extend", " ".join(f"--{name}" for name in added)) if added else ("finished", "")
 
 
 def fault_of_results(folder: Path, record: dict[str, Any] | None, flags: dict[str, object]) -> str | None:

@@ -238,6 +238,13 @@ class GlueTrainer(Trainer):
         self.history = history_of(self.state.log_history)
         return TrainOutput(result.global_step, loss, result.metrics | corrected)
 
+    def recall_training(self) -> None:
+        """Know of the finished training in the output folder what its evaluations were: more is asked of it now."""
+        path = Path(self.args.output_dir) / run_folder.STATE_FILE
+        if path.exists():
+            self.state = TrainerState.load_from_json(str(path))
+            self.history = history_of(self.state.log_history)
+
     def evaluate(
         self,
         eval_dataset: datasets.Dataset | None = None,

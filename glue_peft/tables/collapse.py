@@ -1,6 +1,8 @@
 """Runs whose numbers say that they learnt nothing, or diverged."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from glue_peft.tables.read import Run, number, part, printable
 from glue_peft.tasks import TASKS
@@ -22,18 +24,23 @@ def majority_share(run: Run, suffix: str = "") -> float | None:
 
 def collapse(run: Run) -> str | None:
     """Say why a run looks as if it had learnt nothing; None where it doesn't."""
+    return sign_of_collapse(run.metrics, lambda suffix: majority_share(run, suffix))
+
+
+def sign_of_collapse(metrics: Mapping[str, Any], share_of: Callable[[str], float | None]) -> str | None:
+    """Say which metric shows that nothing was learnt; `share_of` gives a validation set's majority share by suffix."""
     for suffix in ("", "_mm"):
-        if number(run.metrics.get(f"eval_predicted_classes{suffix}")) == 1:
+        if number(metrics.get(f"eval_predicted_classes{suffix}")) == 1:
             return f"constant output: eval_predicted_classes{suffix} is 1"
-        accuracy, share = number(run.metrics.get(f"eval_accuracy{suffix}")), majority_share(run, suffix)
+        accuracy, share = number(metrics.get(f"eval_accuracy{suffix}")), share_of(suffix)
         # GLUE's largest validation set has 40,430 rows: two different counts are at least 2e-5 apart.
         if accuracy is not None and share is not None and accuracy <= share + 1e-6:
             most_frequent = f"the share of the most frequent class, {100 * share:.1f} %"
             return f"eval_accuracy{suffix}, {100 * accuracy:.1f} %, is not above {most_frequent}"
-    if number(run.metrics.get("eval_prediction_std")) == 0:
+    if number(metrics.get("eval_prediction_std")) == 0:
         return "constant output: eval_prediction_std is 0"
     for key in ("eval_matthews_correlation", "eval_pearson", "eval_spearmanr"):
-        if number(run.metrics.get(key)) == 0:
+        if number(metrics.get(key)) == 0:
             return f"{key} is 0"
     return None
 
