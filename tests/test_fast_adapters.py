@@ -172,6 +172,28 @@ def test_every_weight_space_path_equals_pefts(
     assert not left_to_peft
 
 
+@pytest.mark.parametrize("adapter", KINDS)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_output_may_be_changed_in_place(adapter: str, mode: str, left_to_peft: list) -> None:
+    """A model may scale a projection's output, or part of it, in place (Longformer does), with the same gradients."""
+
+    def change(_layer: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        """Scale all of the output and clear the first column."""
+        output /= 3.0
+        output[..., 0] = 0.5
+        return output
+
+    theirs, ours = twins(adapter)
+    for model in (theirs, ours):
+        getattr(model, mode)()
+        for layer in LAYERS:
+            getattr(model.base_model.model, layer).register_forward_hook(change)
+    assert_same(run(ours, tokens(5, 80)), run(theirs, tokens(5, 80)))
+    assert not left_to_peft
+    with torch.no_grad():
+        assert_same({"output": ours(tokens(5, 80))}, {"output": theirs(tokens(5, 80))})
+
+
 def test_bases_are_larger_than_a_layer_uses() -> None:
     """The pairing tests are only worth something with several bases, unlike the rank, and more than a layer uses."""
     theirs, _ = twins("randlora")
