@@ -77,6 +77,7 @@ from glue_peft.arguments import (
 )
 from glue_peft.data import (
     Task,
+    agree_on_padding,
     count_positions,
     describe_task,
     hash_rows,
@@ -122,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         config, label_order = load_config(model_args, adapter_args, task)
         tokenizer = load_tokenizer(model_args)
         architecture = build_architecture(config, model_args)
+        agree_on_padding(config, architecture, tokenizer)
         adapter_config = make_adapter_config(adapter_args, architecture, training_args.seed)
         # Preprocessing the raw_datasets
         limit = count_positions(architecture)
@@ -247,18 +249,19 @@ def make_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module,
     if path is not None:
         config = adapters.read_adapter_config(Path(path), common, adapter_args.save_merged is not None)
     else:
-        config = choose_adapter_config(adapter_args, architecture.base_model, seed, common)
+        config = choose_adapter_config(adapter_args, architecture, seed, common)
     if adapter_args.init_adapter_from is not None:
         adapters.agree_with_saved(config, adapter_args)
     return config
 
 
 def choose_adapter_config(
-    adapter_args: AdapterArguments, encoder: nn.Module, seed: int, common: dict[str, Any]
+    adapter_args: AdapterArguments, architecture: nn.Module, seed: int, common: dict[str, Any]
 ) -> PeftConfig:
     """Return the PEFT config that --adapter_name, --rank and their companions describe."""
     name, rank, dropout = adapter_args.adapter_name, adapter_args.rank, adapter_args.adapter_dropout
-    widths = adapters.target_widths(encoder, adapter_args.target_modules)
+    adapter_args.target_modules = adapter_args.target_modules or adapters.default_target_modules(architecture)
+    widths = adapters.target_widths(architecture, adapter_args.target_modules)
     common = {**common, "r": rank, "target_modules": adapter_args.target_modules}
     alpha = 2 * rank if adapter_args.adapter_alpha is None else adapter_args.adapter_alpha
     if name == "lora":

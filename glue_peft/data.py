@@ -275,6 +275,24 @@ def label_positions(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
     return {label: i for i, label in enumerate(task.label_list)}
 
 
+def agree_on_padding(
+    config: transformers.PreTrainedConfig,
+    architecture: nn.Module,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+) -> None:
+    """Let the config name the tokenizer's padding token, by which a decoder's head finds each row's last real one.
+
+    RoBERTa and its relatives keep their own: it says where their positions start.
+    """
+    embeddings = getattr(getattr(architecture.base_model, "embeddings", None), "position_embeddings", None)
+    own, used = config.pad_token_id, tokenizer.pad_token_id
+    if used is None or used == own or getattr(embeddings, "padding_idx", None) is not None:
+        return
+    if own is not None:
+        logger.warning(f"the model's padding token {own} is not the tokenizer's: {used} is used")
+    config.pad_token_id = used
+
+
 def tokenize(
     raw_datasets: DatasetDict,
     task: Task,
