@@ -168,7 +168,8 @@ def number_of_bases(widths: list[int], rank: int) -> int:
     counts = {math.ceil(width / rank) for width in widths}
     if len(counts) > 1:
         raise UsageError(
-            f"--paper_scaling: the adapted layers have {sorted(counts)} bases; it needs one number for all"
+            f"--paper_scaling: the adapted layers have {sorted(counts)} bases; it needs one number for all, "
+            "which --target_modules can give"
         )
     return counts.pop()
 

@@ -12,7 +12,9 @@ from helpers import read
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from glue_peft import adapters, data, fast_adapters
+import run_glue
+from glue_peft import adapters, data
+from glue_peft.arguments import AdapterArguments
 from glue_peft.errors import UsageError
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.unpadded_encoder import use_unpadded_encoder
@@ -21,7 +23,7 @@ ROWS, LENGTH, PAD = 12, 40, 1
 BERT_LIKE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 BERT_LIKE |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
 DEBERTA = {**BERT_LIKE, "pooler_dropout": 0.0, "pooler_hidden_size": 32, "relative_attention": True}
-DEBERTA |= {"position_biased_input": False, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+DEBERTA |= {"position_biased_input": False, "pos_att_type": ["p2c", "c2p"], "position_buckets": 24}
 DEBERTA |= {"norm_rel_ebd": "layer_norm", "share_att_key": True, "layer_norm_eps": 1e-7}
 DECODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 DECODER |= {"num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.2}
@@ -129,19 +131,16 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("name", SIZES)
-def test_fast_paths_are_exact(name: str, adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fast_paths_are_exact(name: str, adapter: str, left_to_peft: list) -> None:
     """Output and gradients in float64 with PEFT's own layers and the fast ones; none of these models is unpadded."""
-    calls, apply = [], fast_adapters._MergedLinear.apply
-    monkeypatch.setattr(
-        fast_adapters._MergedLinear, "apply", lambda call, *rest: calls.append(call) or apply(call, *rest)
-    )
     theirs = adapt(make_classifier(name), adapter)
     ours = copy.deepcopy(theirs)
     assert use_fast_adapters(ours) == (len(adapted_layers(theirs)), {})
     assert "has not been shown" in use_unpadded_encoder(ours)
     assert_same(step(ours), step(theirs))
-    # A pooler and Longformer's global queries see one token a row, too few for weight space.
-    assert len(calls) >= len(adapted_layers(theirs)) - 2
+    names = {layer: name for name, layer in ours.named_modules()}
+    slow = {names[layer].split(".")[-1] for layer in left_to_peft if layer in names}
+    assert slow <= {"pooler", "query_global"}  # one token a row, too few for weight space
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -192,6 +191,23 @@ def test_a_name_is_as_long_as_it_must_be() -> None:
     model = AutoModelForSequenceClassification.from_config(make_config("bart", d_model=16, encoder_layers=1))
     names = adapters.default_target_modules(model)  # the head has an out_proj too
     assert {"self_attn.out_proj", "encoder_attn.out_proj", "q_proj", "fc1"} <= set(names) and "out_proj" not in names
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"rank": 17}, "--rank 17: RandLoRA allows 1 to 16"),
+        ({"rank": 8, "paper_scaling": True}, r"--paper_scaling: .* have \[2, 4\] bases.*--target_modules"),
+    ],
+)
+def test_rank_and_scaling_go_by_the_default_layers(flags: dict, message: str) -> None:
+    """ALBERT's narrowest layer leads from its embeddings of 16 to 32; without it other ranks are allowed."""
+    model = make_classifier("albert")
+    arguments = AdapterArguments(adapter_name="randlora", **flags)
+    with pytest.raises(UsageError, match=message):
+        run_glue.make_adapter_config(arguments, model, seed=1)
+    arguments.target_modules = ["query", "ffn"]
+    assert run_glue.make_adapter_config(arguments, model, seed=1).target_modules == {"query", "ffn"}
 
 
 def test_an_encoder_without_linear_layers_is_refused() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, RandLoraConfig, VeraConfig, get_peft_model
-from peft.tuners import lora, randlora, vera
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -104,21 +103,6 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
         assert ours[name].dtype == expected.dtype and ours[name].shape == expected.shape, name
         difference = (ours[name] - expected).abs().max()
         assert expected.abs().max() > 0 and difference <= tolerance * expected.abs().max(), f"{name}: {difference}"
-
-
-@pytest.fixture
-def left_to_peft(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Record the converted layers whose call ran PEFT's own forward; all others run in weight space."""
-    seen = []
-    for kind in (randlora.Linear, vera.Linear, lora.Linear):
-
-        def forward(self, *args, kind=kind, theirs=kind.forward, **kwargs):
-            if type(self) is not kind:
-                seen.append(self)
-            return theirs(self, *args, **kwargs)
-
-        monkeypatch.setattr(kind, "forward", forward)
-    return seen
 
 
 def multiply_adds(model: nn.Module, x: Tensor) -> int:
