@@ -77,12 +77,12 @@ from glue_peft.arguments import (
 )
 from glue_peft.data import (
     Task,
-    check_tokenizer,
     count_positions,
     describe_task,
     hash_rows,
     hold_out,
     load_raw_datasets,
+    match_tokenizer,
     splits,
     tokenize,
 )
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer = load_tokenizer(model_args)
         architecture = build_architecture(config, model_args)
         adapter_config = make_adapter_config(adapter_args, architecture, training_args.seed)
-        check_tokenizer(tokenizer, architecture.get_input_embeddings().weight.shape[0], task, data_args)
+        match_tokenizer(tokenizer, config, architecture, task, data_args)
         # Preprocessing the raw_datasets
         limit = count_positions(architecture)
         tokenized_datasets = tokenize(raw_datasets, task, label_order, tokenizer, limit, data_args, training_args)
@@ -256,18 +256,19 @@ def make_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module,
     if path is not None:
         config = adapters.read_adapter_config(Path(path), common, adapter_args.save_merged is not None)
     else:
-        config = choose_adapter_config(adapter_args, architecture.base_model, seed, common)
+        config = choose_adapter_config(adapter_args, architecture, seed, common)
     if adapter_args.init_adapter_from is not None:
         adapters.agree_with_saved(config, adapter_args)
     return config
 
 
 def choose_adapter_config(
-    adapter_args: AdapterArguments, encoder: nn.Module, seed: int, common: dict[str, Any]
+    adapter_args: AdapterArguments, architecture: nn.Module, seed: int, common: dict[str, Any]
 ) -> PeftConfig:
     """Return the PEFT config that --adapter_name, --rank and their companions describe."""
     name, rank, dropout = adapter_args.adapter_name, adapter_args.rank, adapter_args.adapter_dropout
-    widths = adapters.target_widths(encoder, adapter_args.target_modules)
+    adapter_args.target_modules = adapter_args.target_modules or adapters.default_target_modules(architecture)
+    widths = adapters.target_widths(architecture, adapter_args.target_modules)
     common = {**common, "r": rank, "target_modules": adapter_args.target_modules}
     alpha = 2 * rank if adapter_args.adapter_alpha is None else adapter_args.adapter_alpha
     if name == "lora":

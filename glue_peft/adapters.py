@@ -15,6 +15,7 @@ from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from glue_peft import run_folder
 from glue_peft.arguments import AdapterArguments, ModelArguments
@@ -23,6 +24,8 @@ from glue_peft.record import ParameterCounts
 
 # PEFT methods that want a call after every step, which no run here makes.
 STEPPED_METHODS = ("ADALORA", "ADAMSS")
+# The names of all linear layers in BERT's and RoBERTa's encoders.
+BERT_LAYERS = ("query", "key", "value", "dense")
 
 logger = logging.getLogger("run_glue")
 
@@ -107,23 +110,46 @@ def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None
             raise UsageError(f"--init_adapter_from {folder}: its {name} is {theirs}, the flags say {value}")
 
 
-def target_widths(encoder: nn.Module, target_modules: list[str]) -> list[int]:
-    """Return min(inputs, outputs) of each linear layer of the encoder that --target_modules names."""
-    linears = {name: layer for name, layer in encoder.named_modules() if isinstance(layer, nn.Linear)}
-    suffixes = {name.split(".")[-1] for name in linears}
-    matched = {name: layer for name, layer in linears.items() if any(is_named(name, t) for t in target_modules)}
-    missing = [target for target in target_modules if not any(is_named(name, target) for name in linears)]
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the encoder's linear layers by their full names."""
+    kinds, encoder = (nn.Linear, Conv1D), f"{model.base_model_prefix}."
+    return {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, kinds) and name.startswith(encoder)
+    }
+
+
+def default_target_modules(model: nn.Module) -> list[str]:
+    """Name all linear layers of the encoder and none of the head, each by the shortest name that fits nothing else.
+
+    Where they are those of BERT and RoBERTa, `dense` stands for all of that name, although RoBERTa's head has one too:
+    PEFT leaves the head alone. Raises UsageError where there are none.
+    """
+    linears = linear_layers(model)
+    if not linears:
+        raise UsageError(f"--adapter_name: {type(model).__name__} has no linear layer in its encoder to adapt")
+    if {name.split(".")[-1] for name in linears} == set(BERT_LAYERS):
+        return list(BERT_LAYERS)
+    others = {end for name, _ in model.named_modules() if name not in linears for end in ends_of(name)}
+    return list(dict.fromkeys(next(end for end in ends_of(name) if end not in others) for name in linears))
+
+
+def ends_of(name: str) -> list[str]:
+    """Return the ends of a dotted name that PEFT would accept for it, the shortest first."""
+    parts = name.split(".")
+    return [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+
+
+def target_widths(model: nn.Module, target_modules: list[str]) -> list[int]:
+    """Return min(inputs, outputs) of each linear layer of the encoder that is named in `target_modules`."""
+    linears = linear_layers(model)
+    missing = [target for target in target_modules if not any(target in ends_of(name) for name in linears)]
     if missing:
+        known = sorted({name.split(".")[-1] for name in linears})
         raise UsageError(
-            f"--target_modules {' '.join(target_modules)}: {', '.join(missing)} not in {type(encoder).__name__}; its "
-            f"linear layers are named {', '.join(sorted(suffixes))}"
+            f"--target_modules {' '.join(target_modules)}: {', '.join(missing)} not in "
+            f"{type(model.base_model).__name__}; its linear layers are named {', '.join(known)}"
         )
-    return [min(layer.in_features, layer.out_features) for layer in matched.values()]
-
-
-def is_named(name: str, target: str) -> bool:
-    """Apply PEFT's rule: a target is the full path, or its end behind a dot."""
-    return name == target or name.endswith(f".{target}")
+    return [min(layer.weight.shape) for name, layer in linears.items() if {*target_modules} & {*ends_of(name)}]
 
 
 def projection_key(seed: int) -> int:
@@ -143,7 +169,8 @@ def number_of_bases(widths: list[int], rank: int) -> int:
     counts = {math.ceil(width / rank) for width in widths}
     if len(counts) > 1:
         raise UsageError(
-            f"--paper_scaling: the adapted layers have {sorted(counts)} bases; it needs one number for all"
+            f"--paper_scaling: the adapted layers have {sorted(counts)} bases; it needs one number for all, "
+            "which --target_modules can give"
         )
     return counts.pop()
 

@@ -208,9 +208,12 @@ class AdapterArguments:
         default="none", metadata={"help": "lora, randlora, vera, or none: full fine-tuning."}
     )
     rank: int = field(default=16, metadata={"help": "Rank of the update (RandLoRA: of each of its bases)."})
-    target_modules: list[str] = field(
-        default_factory=lambda: ["query", "key", "value", "dense"],
-        metadata={"help": "Names of the linear layers to adapt: by default every one of BERT's or RoBERTa's encoder."},
+    target_modules: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the linear layers to adapt. Default: all of the encoder, none of the head (BERT's and "
+            "RoBERTa's: query key value dense)."
+        },
     )
     adapter_alpha: float | None = field(
         default=None, metadata={"help": "alpha of LoRA and RandLoRA, which scale by alpha / rank. Default: 2 x rank."}
@@ -556,7 +559,7 @@ def find_model(model_args: ModelArguments, adapter_args: AdapterArguments, given
 
 
 def may_hold_merged(folder: Path, output_dir: Path) -> bool:
-    """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in already."""
+    """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in."""
     if not os.path.isdir(folder) or not os.listdir(folder):
         return True
     owner = (read_json(folder / MERGED_FILE) or {}).get("output_dir")

@@ -441,6 +441,18 @@ def label_positions(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
     return {label: i for i, label in enumerate(task.label_list)}
 
 
+def match_tokenizer(
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    config: transformers.PreTrainedConfig,
+    architecture: nn.Module,
+    task: Task,
+    data_args: DataTrainingArguments,
+) -> None:
+    """Let model and tokenizer agree on the padding token; raise UsageError where they don't belong together."""
+    check_tokenizer(tokenizer, architecture.get_input_embeddings().weight.shape[0], task, data_args)
+    agree_on_padding(config, architecture, tokenizer)
+
+
 def check_tokenizer(
     tokenizer: transformers.PreTrainedTokenizerBase, embedded: int, task: Task, data_args: DataTrainingArguments
 ) -> None:
@@ -464,6 +476,24 @@ def check_tokenizer(
             f"--max_seq_length {data_args.max_seq_length}: allowed are {least} and more, as the tokenizer adds "
             f"{least - texts} tokens of its own"
         )
+
+
+def agree_on_padding(
+    config: transformers.PreTrainedConfig,
+    architecture: nn.Module,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+) -> None:
+    """Let the config name the tokenizer's padding token, by which a decoder's head finds each row's last real one.
+
+    RoBERTa and its relatives keep their own: it says where their positions start.
+    """
+    embeddings = getattr(getattr(architecture.base_model, "embeddings", None), "position_embeddings", None)
+    own, used = config.pad_token_id, tokenizer.pad_token_id
+    if used is None or used == own or getattr(embeddings, "padding_idx", None) is not None:
+        return
+    if own is not None:
+        logger.warning(f"the model's padding token {own} is not the tokenizer's: {used} is used")
+    config.pad_token_id = used
 
 
 def tokenize(

@@ -71,14 +71,14 @@ class _MergedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: _Call, x: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor) -> Tensor:
-        """Return Y; keep X, or X D where that is all the gradients need, and perhaps the merged weight."""
+        """Return Y of all tokens, [T, out]; keep X, or X D where that suffices, and perhaps the merged weight."""
         ctx.call, ctx.x_shape, ctx.x_dtype = call, x.shape, x.dtype
         merged = _merge(call, weight, tensors)
         rows = x.reshape(-1, x.shape[-1]).to(call.compute_dtype)
         kept = rows @ tensors[0] if call.products.thin and call.products.input_side else rows
         keeps_merged = call.products.keep_merged and ctx.needs_input_grad[1]
         ctx.save_for_backward(kept, weight, merged if keeps_merged else None, *tensors)
-        return _linear(call, rows, merged, bias).view(*x.shape[:-1], -1)
+        return _linear(call, rows, merged, bias)
 
     @staticmethod
     @once_differentiable
@@ -172,7 +172,8 @@ class _WeightSpace:
         weight, bias = self.base_layer.weight, self.base_layer.bias
         with torch.autocast(x.device.type, enabled=False):  # from here on every dtype is chosen by hand
             if call.needs_grad:
-                return _MergedLinear.apply(call, x, weight, bias, *tensors)
+                # Autograd lets a model change a view in place if it was taken out here, as Longformer does.
+                return _MergedLinear.apply(call, x, weight, bias, *tensors).view(*x.shape[:-1], -1)
             if self.training or torch.compiler.is_compiling():
                 return _linear(call, x, _merge(call, weight, tensors), bias)
             return _linear(call, x, self._kept_weight(call, tensors), bias)

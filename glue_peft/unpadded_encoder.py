@@ -43,11 +43,12 @@ SUPPORTED_CLASSES = {
         *("Roberta", "RobertaPreLayerNorm", "XLMRoberta", "XLMRobertaXL"),
     )
 }
-# PEFT's methods that treat each token by itself. LILY, say, routes by the mean over the batch, padding included.
+# PEFT's methods that treat each token by itself. LILY, say, routes by the mean over the batch, padding included, and
+# PREFIX_TUNING, whose mask is wider than the batch, would never be packed.
 SUPPORTED_ADAPTERS = set(
     """
     ADALORA BEFT BOFT C3A DEFT DELORA FOURIERFT FROD GLORA GRALORA HIRA HRA IA3 LN_TUNING LOHA LOKR LORA MISS OFT OSF
-    PEANUT PREFIX_TUNING PROMPT_TUNING PSOFT PVERA P_TUNING RANDLORA ROAD SHIRA SUPERTUNING TINYLORA TRAINABLE_TOKENS
+    PEANUT PROMPT_TUNING PSOFT PVERA P_TUNING RANDLORA ROAD SHIRA SUPERTUNING TINYLORA TRAINABLE_TOKENS
     UNILORA VBLORA VERA WAVEFT
     """.split()
 )
@@ -172,7 +173,9 @@ def reason_to_stay_padded(model: nn.Module, classifier: PreTrainedModel | None) 
     if name not in SUPPORTED_CLASSES or not type(classifier).__module__.startswith("transformers.models."):
         return f"{name} has not been shown to give the same results unpadded"
     adapters = [adapter for m in model.modules() for adapter in getattr(m, "peft_config", {}).values()]
-    unknown = {adapter.peft_type.value for adapter in adapters} - SUPPORTED_ADAPTERS
+    # VeLoRA, a setting of LORA, starts from a mean over the batch, padding included.
+    names = {"VELORA" if getattr(it, "velora_config", None) else it.peft_type.value for it in adapters}
+    unknown = names - SUPPORTED_ADAPTERS
     if unknown:
         return f"PEFT's {', '.join(sorted(unknown))} has not been shown to give the same results unpadded"
     if config._attn_implementation not in ("sdpa", ATTENTION_NAME):

@@ -14,6 +14,8 @@ import make_tiny
 import pytest
 import torch
 from helpers import arguments, read
+from peft.tuners import lora, randlora, vera
+from torch import nn
 
 torch.set_num_threads(1)
 
@@ -61,3 +63,18 @@ def run(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return call
+
+
+@pytest.fixture
+def left_to_peft(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Record the converted layers whose call ran PEFT's own forward; all others run in weight space."""
+    seen = []
+    for kind in (randlora.Linear, vera.Linear, lora.Linear):
+
+        def forward(self, *args, kind=kind, theirs=kind.forward, **kwargs):
+            if type(self) is not kind:
+                seen.append(self)
+            return theirs(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "forward", forward)
+    return seen

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, RandLoraConfig, VeraConfig, get_peft_model
-from peft.tuners import lora, randlora, vera
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
@@ -106,21 +105,6 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
         assert expected.abs().max() > 0 and difference <= tolerance * expected.abs().max(), f"{name}: {difference}"
 
 
-@pytest.fixture
-def left_to_peft(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
-    """Record the converted layers whose call ran PEFT's own forward; all others run in weight space."""
-    seen = []
-    for kind in (randlora.Linear, vera.Linear, lora.Linear):
-
-        def forward(self, *args, kind=kind, theirs=kind.forward, **kwargs):
-            if type(self) is not kind:
-                seen.append(self)
-            return theirs(self, *args, **kwargs)
-
-        monkeypatch.setattr(kind, "forward", forward)
-    return seen
-
-
 def multiply_adds(model: nn.Module, x: Tensor) -> int:
     """Count those of one forward's matrix products."""
     with FlopCounterMode(display=False) as counter:
@@ -170,6 +154,28 @@ def test_every_weight_space_path_equals_pefts(
             monkeypatch.setattr(type(ours), "choose_products", lambda *_, chosen=chosen, **__: chosen)
             assert_same(run(ours, x), expected)
     assert not left_to_peft
+
+
+@pytest.mark.parametrize("adapter", KINDS)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_output_may_be_changed_in_place(adapter: str, mode: str, left_to_peft: list) -> None:
+    """A model may scale a projection's output, or part of it, in place (Longformer does), with the same gradients."""
+
+    def change(_layer: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        """Scale all of the output and clear the first column."""
+        output /= 3.0
+        output[..., 0] = 0.5
+        return output
+
+    theirs, ours = twins(adapter)
+    for model in (theirs, ours):
+        getattr(model, mode)()
+        for layer in LAYERS:
+            getattr(model.base_model.model, layer).register_forward_hook(change)
+    assert_same(run(ours, tokens(5, 80)), run(theirs, tokens(5, 80)))
+    assert not left_to_peft
+    with torch.no_grad():
+        assert_same({"output": ours(tokens(5, 80))}, {"output": theirs(tokens(5, 80))})
 
 
 def test_bases_are_larger_than_a_layer_uses() -> None:

@@ -66,6 +66,11 @@ def test_diverged_and_failed(tmp_path):
         ({"data_sha256": {"train": "other"}}, 'train data "other", not "rte train"'),
         ({"adapter_config": {"lora_alpha": 1}}, None),  # the others don't record it
         ({"adapter_config": {"r": 8}}, "adapter_config.r 8, not 4"),
+        (
+            {"adapter_config": {"target_modules": ["query"]}},
+            'adapter_config.target_modules ["query"], not ["dense", "key", "query", "value"]',
+        ),
+        ({"arguments": {"target_modules": ["query"]}}, None),  # what earlier versions recorded without an adapter too
         ({"arguments": {"init_adapter_from": "x/3/mnli"}}, "starts from an adapter true, not false"),
         ({"arguments": {"seed": 1}}, "its seed is 1"),
         ({"precision": "fp16"}, 'precision "fp16", not "float32"'),
@@ -107,6 +112,10 @@ def test_tasks_may_differ_in_epochs_but_not_in_rank(tmp_path):
     assert health(tmp_path, 2) == ["nothing found in 6 runs"]
     write_rows(tmp_path, {"cola": [0.5, 0.5]}, arguments={"rank": 8})
     assert health(tmp_path, 2) == [f"differs from its row: {tmp_path}/{seed}/cola: rank 8, not 4" for seed in (1, 2)]
+    write_rows(tmp_path, {"cola": [0.5, 0.5]}, adapter_config={"target_modules": ["query", "value"]})
+    assert [line.split(": ")[2] for line in health(tmp_path, 2)] == [
+        'adapter_config.target_modules ["query", "value"], not ["dense", "key", "query", "value"]'
+    ] * 2
 
 
 def test_odd_values_are_compared_and_shortened(tmp_path):

@@ -34,11 +34,19 @@ ADAPTER_OPTIONS = {
     "OFT": {"r": 0, "oft_block_size": 4},
     "PROMPT_TUNING": {"num_virtual_tokens": 2},
     "P_TUNING": {"num_virtual_tokens": 2},
-    "PREFIX_TUNING": {"num_virtual_tokens": 2},
     "ROAD": {"group_size": 8},
     "TRAINABLE_TOKENS": {"token_indices": [5, 6], "target_modules": ["word_embeddings"]},
     "VBLORA": {"vector_length": 8, "num_vectors": 20},
     "WAVEFT": {"n_frequency": 10},
+}
+LORA_VARIANTS = {
+    "rank-stabilised": {"use_rslora": True},
+    "DoRA": {"use_dora": True},
+    "bias": {"lora_bias": True},
+    "block-diagonal": {"use_bdlora": {"target_modules_bd_a": ["dense"], "nblocks": 2, "match_strict": False}},
+    "KaSA": {"kasa_config": {}},
+    "MiCA": {"init_lora_weights": "mica"},
+    "patterns": {"rank_pattern": {"query": 4}, "alpha_pattern": {"value": 3}},
 }
 
 
@@ -87,14 +95,20 @@ def run_step(model: nn.Module, batch: dict[str, Tensor], seed: int = 0) -> tuple
 
 def assert_twins(model: nn.Module, twin: nn.Module, batch: dict[str, Tensor], packed: bool = True) -> None:
     """Compare logits, loss and every gradient to 1e-10, and check that the twin took the expected path."""
+    assert_equal_steps(run_step(model, batch), run_step(twin, batch), batch, packed)
+
+
+def assert_equal_steps(
+    padded: tuple, other: tuple, batch: dict[str, Tensor], packed: bool = True, virtual: int = 0, limit: float = 1e-10
+) -> None:
+    """Compare two results of run_step, the second packed (with `virtual` tokens of the adapter a row) or not."""
     rows, tokens = batch["attention_mask"].shape[0], int(batch["attention_mask"].sum())
-    logits, values, padded_shape = run_step(model, batch)
-    twin_logits, twin_values, shape = run_step(twin, batch)
+    (logits, values, padded_shape), (twin_logits, twin_values, shape) = padded, other
     assert padded_shape[0] == rows
-    assert shape == ((1, tokens) if packed else padded_shape)
+    assert shape == ((1, tokens + virtual * rows) if packed else padded_shape)
     assert values.keys() == twin_values.keys() and len(values) > 1
-    torch.testing.assert_close(twin_logits, logits, rtol=1e-10, atol=1e-12, equal_nan=True)
-    torch.testing.assert_close(twin_values, values, rtol=1e-10, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(twin_logits, logits, rtol=limit, atol=limit / 100, equal_nan=True)
+    torch.testing.assert_close(twin_values, values, rtol=limit, atol=limit / 100, equal_nan=True)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -114,11 +128,11 @@ def relative_error(values: dict[str, Tensor], exact: dict[str, Tensor]) -> float
     return float(torch.stack(errors).norm() / torch.stack(norms).norm())
 
 
-def add_adapter(model: nn.Module, peft_type: str) -> PeftModel:
+def add_adapter(model: nn.Module, peft_type: str, **settings: object) -> PeftModel:
     """Put an adapter of PEFT on the model and move its parameters away from their start, where many add nothing."""
     config_class = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
     known = config_class.__dataclass_fields__
-    options = {"target_modules": ["query", "value", "dense"], "r": 2} | ADAPTER_OPTIONS.get(peft_type, {})
+    options = {"target_modules": ["query", "value", "dense"], "r": 2} | ADAPTER_OPTIONS.get(peft_type, {}) | settings
     config = config_class(task_type="SEQ_CLS", **{key: value for key, value in options.items() if key in known})
     adapted = get_peft_model(model, config)
     with torch.no_grad():
@@ -128,16 +142,28 @@ def add_adapter(model: nn.Module, peft_type: str) -> PeftModel:
     return adapted
 
 
+@pytest.mark.parametrize("name", ["Bert", "Roberta"])
 @pytest.mark.parametrize("peft_type", sorted(SUPPORTED_ADAPTERS))
-def test_every_supported_adapter_equals_its_padded_self(peft_type: str) -> None:
-    """PEFT's methods agree to 1e-4 in float32, as several fix their dtype; LILY, not supported, is at 6e-3."""
-    model = add_adapter(build_model(dtype=torch.float32, use_cache=False), peft_type)
-    model.train(peft_type != "PVERA")  # in training it draws noise for every token
-    logits, values, _ = run_step(model, build_batch())
+def test_every_supported_adapter_equals_its_padded_self(
+    peft_type: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a batch of twenty rows, packed into three rectangles: logits, loss and every gradient, in training."""
+    if peft_type == "PVERA":  # it draws noise for every token, of which packing leaves fewer: here it is all ones
+        monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    # Several methods can be started in float32 alone, and C3A goes through it. A copy would lose OSF's hooks.
+    model = add_adapter(build_model(name, dtype=torch.float32), peft_type).double().train()
+    padded = run_step(model, build_batch())
     assert use_unpadded_encoder(model) is None
-    twin_logits, twin_values, shape = run_step(model, build_batch())
-    assert shape[0] == (len(LENGTHS) if peft_type == "PREFIX_TUNING" else 1)  # its mask is wider than the batch
-    assert relative_error({"logits": twin_logits, **twin_values}, {"logits": logits, **values}) < 1e-4
+    virtual = ADAPTER_OPTIONS.get(peft_type, {}).get("num_virtual_tokens", 0)
+    limit = 1e-5 if peft_type == "C3A" else 1e-10
+    assert_equal_steps(padded, run_step(model, build_batch()), build_batch(), virtual=virtual, limit=limit)
+
+
+@pytest.mark.parametrize("variant", LORA_VARIANTS)
+def test_variants_of_lora_equal_their_padded_selves(variant: str) -> None:
+    """They change the update, for each token alone."""
+    model = add_adapter(build_model("Roberta", dtype=torch.float32), "LORA", **LORA_VARIANTS[variant]).double().train()
+    assert_twins(model, convert(model), build_batch())
 
 
 @pytest.mark.parametrize("peft_type", ["LORA", "RANDLORA", "VERA"])
@@ -307,9 +333,15 @@ def test_what_is_no_classifier_of_transformers_or_has_an_unknown_adapter_is_left
         pass
 
     assert "MeanPooled" in use_unpadded_encoder(MeanPooledForSequenceClassification(build_model().config))
-    adapted = add_adapter(build_model(dtype=torch.float32), "LILY")
-    assert "LILY" in use_unpadded_encoder(adapted)
-    assert adapted.config._attn_implementation == "sdpa"
+    velora = {"velora_config": {"num_groups": 2, "scale": 1.0, "init_type": "batch_average_once"}}
+    for peft_type, told, settings in (
+        ("LILY", "LILY", {}),  # routes by a mean over all tokens, padding included
+        ("LORA", "VELORA", velora),  # starts from such a mean
+        ("PREFIX_TUNING", "PREFIX_TUNING", {"num_virtual_tokens": 2}),  # its mask is wider than the batch
+    ):
+        adapted = add_adapter(build_model(dtype=torch.float32, use_cache=False), peft_type, **settings)
+        assert told in use_unpadded_encoder(adapted)
+        assert adapted.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

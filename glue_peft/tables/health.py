@@ -11,7 +11,10 @@ from glue_peft.tables.read import Run, UnusableFileError, number, part, printabl
 from glue_peft.tables.results import Results, Row, is_there
 from glue_peft.tasks import TASKS
 
-SAME_IN_ALL_TASKS = ("base model", "adapter_name", "rank", "target_modules", "adapter_config.peft_type")
+SAME_IN_ALL_TASKS = (
+    *("base model", "adapter_name", "rank"),
+    *("adapter_config.peft_type", "adapter_config.target_modules"),
+)
 
 
 def coverage_lines(results: Results) -> list[str]:

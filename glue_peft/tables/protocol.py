@@ -21,7 +21,7 @@ METHOD_SETTINGS = {
     "adapter_config.r": "rank",
     "adapter_config.target_modules": "layers",
 }
-METHOD_FLAGS = ("adapter_name", "rank", "adapter_alpha", "target_modules")
+METHOD_FLAGS = ("adapter_name", "rank", "adapter_alpha")
 DATA_LIMITS = ("selection_fraction", "max_train_samples", "max_eval_samples")
 
 
@@ -72,7 +72,8 @@ def settings_of(record: dict[str, Any]) -> dict[str, str]:
     values["base model"] = base.get("sha256") or base.get("name")
     values |= {name: record.get(name) for name in ("precision", "processes")}
     values = {name: value for name, value in values.items() if value is not None}
-    values |= {name: value for name, value in arguments.items() if is_compared(name)}
+    # The layers are compared as the adapter has them; as a flag, earlier versions recorded them without one too.
+    values |= {name: value for name, value in arguments.items() if is_compared(name) and name != "target_modules"}
     values |= {f"adapter_config.{name}": value for name, value in adapter.items() if is_compared(name)}
     values["starts from an adapter"] = bool(arguments.get("init_adapter_from"))
     try:
