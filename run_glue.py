@@ -67,7 +67,7 @@ from transformers import (
 
 from glue_peft import adapters, run_folder
 from glue_peft import record as run_record
-from glue_peft.adapter_state import check_checkpoint, check_fixed, seed_of
+from glue_peft.adapter_state import check_checkpoint, check_fixed, hash_tensors, seed_of
 from glue_peft.arguments import (
     AdapterArguments,
     DataTrainingArguments,
@@ -307,7 +307,7 @@ def load_model(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
-    base_sha256 = adapters.hash_tensors(model.base_model.state_dict())
+    base_sha256 = hash_tensors(model.base_model.state_dict())
     if adapter_args.adapter_path is not None or adapter_config is not None:
         adapters.check_encoder_is_complete(model, loading, model_args)
     if adapter_args.adapter_path is not None:
