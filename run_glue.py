@@ -413,6 +413,7 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: RunRecord) -> N
     """Train, from a checkpoint if there is one, and save the model."""
     train_result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()  # saves the tokenizer too
+    record.parameters["stored"] = adapters.count_parameters(trainer.model)["stored"]  # AdaLoRA keeps some ranks alone
     metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)

@@ -76,7 +76,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "LORA": LORA,
     **{
         f"LORA init {init}": {**LORA, "init_lora_weights": init}
-        for init in (False, "gaussian", "olora", "pissa", "pissa_niter_4", "orthogonal", "mica", "eva", "corda", "lora_ga")
+        for init in (
+            False,
+            "gaussian",
+            "olora",
+            "pissa",
+            "pissa_niter_4",
+            "orthogonal",
+            "mica",
+            "eva",
+            "corda",
+            "lora_ga",
+        )
     },
     "LORA init loftq": {**LORA, "init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},
     "LORA alora": {**LORA, "alora_invocation_tokens": [5, 6]},
@@ -193,6 +204,9 @@ def try_method(name: str, tiny: Path, folder: Path) -> tuple[dict[str, str], lis
         return dict.fromkeys(COLUMNS, REFUSED), [line]
     cells["training"] = "trained"
     cells["best epoch"] = compare_best(trained)
+    if cells["best epoch"] == NOTHING:  # the last epoch was the best
+        run(tiny, folder / "other", **{**flags, "greater_is_better": "False"})
+        cells["best epoch"] = compare_best(folder / "other")
     cells["resume"], more = try_resume(tiny, trained, folder / "resumed", flags)
     lines += more
     cells["reload"], more = try_reload(tiny, trained, folder / "reloaded")
@@ -235,7 +249,8 @@ def silence() -> Iterator[None]:
 def metrics_of(folder: Path) -> dict[str, float]:
     """Return a run's metrics on the validation set, without timings."""
     metrics = read_json(folder / "eval_results.json") or {}
-    return {name: value for name, value in metrics.items() if not name.endswith(("runtime", "_second", "samples"))}
+    clock = ("runtime", "_second", "samples", "_time", "epoch")
+    return {name: value for name, value in metrics.items() if not name.endswith(clock)}
 
 
 def same_tensors(left: Path, right: Path) -> bool:
@@ -245,11 +260,11 @@ def same_tensors(left: Path, right: Path) -> bool:
 
 
 def compare_best(trained: Path) -> str:
-    """Compare what was saved and evaluated at the end with the best checkpoint and its evaluation."""
+    """Compare what was saved and evaluated at the end with the best checkpoint, unless that is the last one."""
     state = read_json(trained / "trainer_state.json")
     step, last = state["best_global_step"], state["global_step"]
     if step == last:
-        return "not tried: the last epoch is the best"
+        return NOTHING
     entry = next(e for e in state["log_history"] if e["step"] == step and "eval_loss" in e)
     metrics = metrics_of(trained)
     if any(entry[name] != value for name, value in metrics.items() if name in entry):
@@ -347,7 +362,9 @@ def is_right(cells: dict[str, str]) -> bool:
 def table(results: dict[str, tuple[dict[str, str], list[str]]]) -> str:
     """Return the document: the table, and what was refused with which words."""
     lines = ["| method | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(cells[column] for column in COLUMNS) + " |" for name, (cells, _) in results.items()]
+    lines += [
+        f"| {name} | " + " | ".join(cells[column] for column in COLUMNS) + " |" for name, (cells, _) in results.items()
+    ]
     refused = [f"- {name}: `{line}`" for name, (_, words) in results.items() for line in words]
     return "\n".join([*INTRODUCTION, *lines, "", "## What is refused, and with which words", "", *refused])
 
