@@ -3,16 +3,16 @@
     python tests/make_tiny.py TINY
     python -m benchmarks.method_matrix TINY > docs/methods.md
 
-runs run_glue.py and plot_spectrum.py on a tiny BERT for each method and each of LoRA's variants (several minutes on two
-cores), and prints a table. A cell is "equal", "refused", with the line that run_glue.py prints below the table, or
-"-" where there is nothing to do; anything else is a defect, and the exit status is 1. tests/test_methods.py runs the
-same.
+runs run_glue.py and plot_spectrum.py on a tiny BERT for each method and each of LoRA's variants, and prints a table.
+A cell is "equal" or "refused", with the line that the script prints below the table; anything else is a defect, and
+the exit status is 1. tests/test_methods.py runs the same.
 """
 
 import contextlib
 import io
 import json
 import logging
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +34,7 @@ EQUAL, REFUSED, NOTHING = "equal", "refused", "-"
 MERGED = 1e-4  # by which merging may move the loss: float32 weights are rounded once more
 TARGETS = ["query", "value"]
 LORA = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": TARGETS}
+INITS = (False, "gaussian", "olora", "pissa", "pissa_niter_4", "orthogonal", "mica", "eva", "corda", "lora_ga")
 PROMPT = {"num_virtual_tokens": 4}
 # One entry a method, and for each of its settings that changes what is drawn, trained or saved: "METHOD setting".
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -369,13 +370,18 @@ def table(results: dict[str, tuple[dict[str, str], list[str]]]) -> str:
     return "\n".join([*INTRODUCTION, *lines, "", "## What is refused, and with which words", "", *refused])
 
 
+def shown(line: str) -> str:
+    """Return a refusal's words without the folder that they happen to name."""
+    return re.sub(r"/\S*/", "", line)
+
+
 INTRODUCTION = (
     f"# What each method of PEFT {peft.__version__} does here",
     "",
-    "Written by `python -m benchmarks.method_matrix`; tests/test_methods.py checks every cell. One row is a method, or a",
-    "method with settings that change what is drawn, trained or saved, on a tiny BERT with two epochs of four steps.",
+    "Written by `python -m benchmarks.method_matrix`; tests/test_methods.py checks each cell. A row is a method, or",
+    "a method with settings that change what is drawn, trained or saved, on a tiny BERT, two epochs of four steps.",
     "",
-    "- **resume**: from the first epoch's checkpoint; weights, optimizer, metrics and predictions at the end, to the bit.",
+    "- **resume**: from the first epoch's checkpoint; weights, optimizer, metrics, predictions, to the bit.",
     "- **best epoch**: what `--load_best_model_at_end` saves and evaluates against the best checkpoint, to the bit.",
     "- **reload**: `--adapter_path` under another seed; metrics, loss and predictions, to the bit.",
     "- **merge**: `--save_merged`; the plain model's predictions are the same, its loss within 1e-4.",

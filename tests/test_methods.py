@@ -45,8 +45,7 @@ REFUSED = {
     "XLORA",
 }
 UNMERGED = {"CARTRIDGE", "LILY", "LORA layer_replication", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
-# The quick ones stand for: PEFT saves less than is trained; ranks move; the base is changed, at random; the plain case;
-# a head in a file; a method that can't merge.
+# Quick ones of each kind: ranks move, no merging, the base changed at random, more saved, less saved, no forward.
 QUICK = {"ADALORA", "LILY", "LORA init pissa_niter_4", "LORA modules_to_save", "P_TUNING", "SHADOW"}
 
 
@@ -142,7 +141,7 @@ LORA = method_matrix.LORA
         ({"peft_type": 5}, "peft_type is 5"),
         (
             {"peft_type": "ADALORA", "use_rslora": True},
-            "ADALORA has no setting lora|use_rslora has no effect with ADALORA",
+            "use_rslora has no effect with ADALORA",
         ),
         ({"peft_type": "ADALORA", "target_r": 12}, "target_r is 12; it must be at least 1 and below init_r, 12"),
         ({"peft_type": "ADALORA", "tinit": 3, "tfinal": 1}, "tinit 3 and tfinal 1 leave none of the run's 4 steps"),
