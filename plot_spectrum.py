@@ -165,7 +165,8 @@ def weight_updates(folder: Path, model_name: str | None) -> Iterator[tuple[str, 
     model = load_adapter(model, folder)
     method = model.active_peft_config.peft_type.value
     model.double()  # merged in float32, a small update would drown in the weight's rounding
-    layers = {name: layer for name, layer in model.get_base_model().named_modules() if is_adapted(layer)}
+    modules = model.get_base_model().named_modules()
+    layers = {name.removesuffix(".token_adapter"): layer for name, layer in modules if is_adapted(layer)}
     if not layers:
         raise UsageError(f"RUN_FOLDER {folder}: {method} has no weight updates of linear layers")
     if not all(f"{name}.weight" in weights for name in layers):

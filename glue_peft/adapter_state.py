@@ -13,7 +13,7 @@ from typing import Any
 
 import peft
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -73,6 +73,12 @@ def storage_of(tensor: torch.Tensor) -> tuple[int, torch.Size]:
     return tensor.data_ptr(), tensor.shape
 
 
+def saved_storages(model: PeftModel) -> set[tuple[int, torch.Size]]:
+    """Return the storages of all that PEFT would save, without its question to the hub about embeddings."""
+    saved = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {storage_of(tensor) for tensor in saved.values()}
+
+
 def fixed_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     """Return what the adapter stands on: neither trained, nor saved, nor the pre-trained model's own untouched parts.
 
@@ -80,7 +86,7 @@ def fixed_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
     """
     if model.active_peft_config.is_prompt_learning:
         return {}
-    saved = {storage_of(tensor) for tensor in peft.get_peft_model_state_dict(model).values()}
+    saved = saved_storages(model)
     own = {name for name, _ in model.get_base_model().named_parameters()}
     own |= {name for name, _ in model.get_base_model().named_buffers()}
     plain = {f"base_model.model.{name}" for name in own if not is_adapters(model, name)}
@@ -107,11 +113,21 @@ def is_adapters(model: PeftModel, name: str) -> bool:
 
 
 def describe_fixed(model: nn.Module, seed: int) -> dict[str, Any] | None:
-    """Return what fixed_tensors.json is to hold; None where nothing is fixed, or random_bases.json holds it."""
-    if not isinstance(model, PeftModel) or random_bases(model):
+    """Return what fixed_tensors.json is to hold; None where random_bases.json holds it, or the base's hash is all."""
+    if not isinstance(model, PeftModel) or random_bases(model) or is_plain_lora(model.active_peft_config):
         return None
     hashes = {name: hash_tensors({name: tensor}) for name, tensor in fixed_tensors(model).items()}
     return {"seed": seed, "sha256": hashes} if hashes else None
+
+
+def is_plain_lora(config: PeftConfig) -> bool:
+    """Say whether an adapter is LoRA as --adapter_name makes it, which stands on the pre-trained weights alone."""
+    return config.peft_type == PeftType.LORA and not any(
+        value not in (None, False, True, [], {})
+        for name, value in vars(config).items()
+        if name in ("init_lora_weights", "layer_replication", "trainable_token_indices") or name.endswith("_config")
+        if name != "runtime_config"
+    )
 
 
 def seed_of(folder: Path | str | None, seed: int) -> int:
@@ -209,7 +225,7 @@ def has_own_state(model: nn.Module) -> bool:
         return False
     if is_adalora(model):
         return True
-    saved = {storage_of(tensor) for tensor in peft.get_peft_model_state_dict(model).values()}
+    saved = saved_storages(model)
     left_out = any(p.requires_grad and storage_of(p) not in saved for p in model.parameters())
     return left_out or bool(generators(model))
 

@@ -178,7 +178,7 @@ def add_adapter(
 def check_head(where: str, model: PeftModel) -> None:
     """Raise UsageError unless every parameter of the head is trained, and is in what will be saved."""
     plain = model.get_base_model()
-    saved = {adapter_state.storage_of(tensor) for tensor in peft.get_peft_model_state_dict(model).values()}
+    saved = adapter_state.saved_storages(model)
     for module in head_modules(plain):
         for name, parameter in plain.get_submodule(module).named_parameters():
             if "original_module." in name:  # the copy that a disabled adapter would use
