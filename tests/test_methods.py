@@ -103,7 +103,13 @@ def test_a_config_that_peft_saved_is_accepted_as_it_is(name, tiny, tmp_path, arc
     config = adapters.read_adapter_config(tmp_path / "adapter_config.json", architecture, merges=False)
     for setting, value in config.to_dict().items():
         if setting not in ("modules_to_save", "inference_mode", "total_step", "rank_pattern"):
-            assert json.loads(json.dumps(value, default=sorted)) == saved[setting], setting
+            assert in_order(value) == in_order(saved[setting]), setting
+
+
+def in_order(value: object) -> object:
+    """Return a setting as JSON has it, with names in the order of the alphabet."""
+    value = json.loads(json.dumps(value, default=sorted))
+    return sorted(value) if isinstance(value, list) else value
 
 
 LORA = method_matrix.LORA
