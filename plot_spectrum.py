@@ -37,14 +37,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import transformers
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 
 from glue_peft import run_folder
-from glue_peft.adapters import check_random_bases, hash_tensors
+from glue_peft.adapter_state import check_fits, check_fixed, hash_tensors, read_weights, seed_of
 from glue_peft.errors import OneLineParser, UsageError, first_line, run_script
 from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, WIDTH, check_figure_file, plain, write_figure
 from glue_peft.tables.read import part
@@ -160,20 +160,33 @@ def weight_updates(folder: Path, model_name: str | None) -> Iterator[tuple[str, 
                 if isinstance(layer, nn.Linear):
                     yield name, layer.weight, saved.get_tensor(f"{prefix}{name}.weight")
         return
-    model = PeftModel.from_pretrained(model, folder)
-    check_random_bases(model, folder)
+    # The pre-trained weights, before a method's init changes them, as PiSSA's and OLoRA's do.
+    weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.ndim == 2}
+    model = load_adapter(model, folder)
     method = model.active_peft_config.peft_type.value
     model.double()  # merged in float32, a small update would drown in the weight's rounding
-    layers = {name: layer for name, layer in model.get_base_model().named_modules() if is_adapted(layer)}
+    modules = model.get_base_model().named_modules()
+    layers = {name.removesuffix(".token_adapter"): layer for name, layer in modules if is_adapted(layer)}
     if not layers:
         raise UsageError(f"RUN_FOLDER {folder}: {method} has no weight updates of linear layers")
+    if not all(f"{name}.weight" in weights for name in layers):
+        raise UsageError(f"RUN_FOLDER {folder}: {method} makes layers that the pre-trained model doesn't have")
     for name, layer in layers.items():
-        before = layer.get_base_layer().weight.detach().clone()
         try:
             layer.merge()
         except NotImplementedError as error:
             raise UsageError(f"RUN_FOLDER {folder}: {method} can't be merged, so it has no weight update") from error
-        yield name.removeprefix(prefix), before, layer.get_base_layer().weight
+        yield name.removeprefix(prefix), weights[f"{name}.weight"], layer.get_base_layer().weight
+
+
+def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
+    """Load a run's adapter on its base model. Raises UsageError unless all of it fits."""
+    where = f"RUN_FOLDER {folder}"
+    weights = read_weights(where, folder)
+    loaded = PeftModel.from_pretrained(model, folder)
+    check_fits(where, weights, get_peft_model_state_dict(loaded), with_values=True)
+    check_fixed(loaded, folder)
+    return loaded
 
 
 def is_adapted(module: nn.Module) -> bool:
@@ -190,7 +203,7 @@ def load_base(folder: Path, model_name: str | None) -> nn.Module:
     if name is None:
         raise UsageError(f"RUN_FOLDER {folder}: doesn't name its pre-trained model; give --model_name_or_path")
     # A part that the pre-trained model lacks, as RoBERTa's pooler, is drawn as in the run.
-    set_seed(part(record, "arguments").get("seed", 0))
+    set_seed(seed_of(folder, part(record, "arguments").get("seed", 0)))
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:

@@ -52,7 +52,7 @@ import peft
 import torch
 import transformers
 from datasets import DatasetDict
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -67,6 +67,7 @@ from transformers import (
 
 from glue_peft import adapters, run_folder
 from glue_peft import record as run_record
+from glue_peft.adapter_state import check_checkpoint, check_fixed, hash_tensors, seed_of
 from glue_peft.arguments import (
     AdapterArguments,
     DataTrainingArguments,
@@ -129,14 +130,15 @@ def main(argv: list[str] | None = None) -> int:
         adapter_config = make_adapter_config(adapter_args, architecture, training_args.seed)
         match_tokenizer(tokenizer, config, architecture, task, data_args)
         # Preprocessing the raw_datasets
-        limit = count_positions(architecture)
+        limit = adapters.leave_room(count_positions(architecture), adapter_config, adapter_args)
         tokenized_datasets = tokenize(raw_datasets, task, label_order, tokenizer, limit, data_args, training_args)
         # Detecting last checkpoint
         checkpoint = find_checkpoint(output_dir, training_args, command)
         model, base_sha256 = load_model(model_args, adapter_args, config, adapter_config, training_args.seed)
         fast_paths = use_fast_paths(model, adapter_args, data_args)
         trainer = make_trainer(model, training_args, data_args, tokenizer, tokenized_datasets, task, stop_on_signal)
-        adapters.check_random_bases(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
+        check_fixed(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
+        check_checkpoint(model, checkpoint)
         trainer.rehearse()
         if earlier:
             trainer.recall_training()
@@ -252,10 +254,10 @@ def make_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module,
     name, path = adapter_args.adapter_name, adapter_args.adapter_config
     if adapter_args.adapter_path is not None or (name == "none" and not path):
         return None
-    common = {"task_type": "SEQ_CLS", "modules_to_save": adapters.head_modules(architecture)}
     if path is not None:
-        config = adapters.read_adapter_config(Path(path), common, adapter_args.save_merged is not None)
+        config = adapters.read_adapter_config(Path(path), architecture, adapter_args.save_merged is not None)
     else:
+        common = {"task_type": "SEQ_CLS", "modules_to_save": adapters.head_modules(architecture)}
         config = choose_adapter_config(adapter_args, architecture, seed, common)
     if adapter_args.init_adapter_from is not None:
         adapters.agree_with_saved(config, adapter_args)
@@ -303,7 +305,7 @@ def load_model(
     A float16 checkpoint kept in float16 would train in it; mixed precision is autocast's part.
     """
     # Set seed before initializing model: the new head, and the adapter's start, depend on it alone
-    set_seed(seed)
+    set_seed(seed_of(adapter_args.adapter_path, seed))
     try:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             model_args.model_name_or_path,
@@ -316,17 +318,14 @@ def load_model(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
-    base_sha256 = adapters.hash_tensors(model.base_model.state_dict())
+    base_sha256 = hash_tensors(model.base_model.state_dict())
     if adapter_args.adapter_path is not None or adapter_config is not None:
         adapters.check_encoder_is_complete(model, loading, model_args)
     if adapter_args.adapter_path is not None:
-        model = adapters.load_saved(model, Path(adapter_args.adapter_path), base_sha256)
+        model = adapters.load_saved(model, Path(adapter_args.adapter_path), base_sha256, adapter_args)
     elif adapter_config is not None:
         revision = None if model_args.model_revision == "main" else model_args.model_revision
-        try:
-            model = get_peft_model(model, adapter_config, revision=revision)
-        except (ValueError, TypeError) as error:
-            raise UsageError(f"--adapter_config {adapter_args.adapter_config}: {first_line(error)}") from error
+        model = adapters.add_adapter(model, adapter_config, adapter_args, revision)
     if adapter_args.init_adapter_from is not None:
         adapters.start_from_saved(model, Path(adapter_args.init_adapter_from), base_sha256)
     return model, base_sha256
@@ -425,6 +424,7 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: RunRecord) -> N
     """Train, from a checkpoint if there is one, and save the model."""
     train_result = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()  # saves the tokenizer too
+    record.parameters["stored"] = adapters.count_parameters(trainer.model)["stored"]  # AdaLoRA keeps some ranks alone
     metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)

@@ -9,7 +9,11 @@ run_state          is the run in a folder finished, open, broken, or another one
 grid               train_all.sh's variables and a recipe -> the runs of the grid, each with its folder and command
 sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 data               files or hub -> splits -> task -> tokens
-adapters           head, bases, hashes and counts; PEFT config files; starting from a saved adapter; merging
+methods            PEFT's methods and settings: which a run can train as they are meant, and names that must fit
+adalora            AdaLoRA's call after every step, and which of its ranks are saved
+adapter_state      what an adapter stands on, by hash, and what its checkpoints hold beyond PEFT's own file
+trials             what can only be tried, before training: does a method run on a model, can it be merged?
+adapters           head, bases and counts; PEFT config files; adding, loading and starting from adapters; merging
 fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same results in less time
 unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics

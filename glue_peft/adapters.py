@@ -1,31 +1,27 @@
 """What an adapter takes beside its choice, which is run_glue.py's: head, bases, hashes, counts, files and merging."""
 
-import hashlib
 import json
 import logging
 import math
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
-from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from glue_peft import run_folder
+from glue_peft import adalora, adapter_state, methods, run_folder, trials
 from glue_peft.arguments import AdapterArguments, ModelArguments
 from glue_peft.errors import UsageError, first_line
 from glue_peft.record import ParameterCounts
 
-# PEFT methods that want a call after every step, which no run here makes.
-STEPPED_METHODS = ("ADALORA", "ADAMSS")
 # The names of all linear layers in BERT's and RoBERTa's encoders.
 BERT_LAYERS = ("query", "key", "value", "dense")
+LEAST_TOKENS = 4  # of a row: a pair of one word each, with what separates them
 
 logger = logging.getLogger("run_glue")
 
@@ -43,60 +39,51 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def hash_tensors(tensors: dict[str, torch.Tensor]) -> str:
-    """Hash names, shapes and float32 values by SHA-256, so that the stored precision doesn't matter."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
+def read_adapter_config(path: Path, model: nn.Module, merges: bool) -> PeftConfig:
+    """Read a PEFT config file. Raises UsageError for what PEFT can't use, and for names that fit nothing in `model`.
 
-
-def random_bases(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the frozen random bases that VeRA and RandLoRA share between layers, by name; none for other models."""
-    bases = {}
-    for name in ("vera_A", "vera_B", "randlora_A", "randlora_B"):
-        for adapter, tensor in getattr(getattr(model, "base_model", None), name, {}).items():
-            bases[f"{name}.{adapter}"] = tensor
-    return bases
-
-
-def read_adapter_config(path: Path, common: dict[str, Any], merges: bool) -> PeftConfig:
-    """Read a PEFT config file; `common` fills in what it leaves open. Raises UsageError for what PEFT can't use."""
+    The head is trained and saved in any case, whatever the file's modules_to_save says, and what that names too.
+    """
+    where = f"--adapter_config {path}"
     content = run_folder.read_json(path)
-    methods = sorted(kind.value for kind in peft.PeftType)
     if content is None:
-        raise UsageError(f"--adapter_config {path}: not a readable file with one JSON object")
-    if str(content.get("peft_type")).upper() not in methods:
-        raise UsageError(f"--adapter_config {path}: peft_type is {content.get('peft_type')!r}; allowed: {methods}")
-    if content["peft_type"].upper() in STEPPED_METHODS:
-        raise UsageError(
-            f"--adapter_config {path}: {content['peft_type']} has to be told of every step; it isn't here"
-        )
-    if content.get("task_type", "SEQ_CLS") != "SEQ_CLS":
-        raise UsageError(f"--adapter_config {path}: task_type is {content['task_type']!r}; allowed: 'SEQ_CLS'")
+        raise UsageError(f"{where}: not a readable file with one JSON object")
+    methods.check_settings(where, content)
+    method = content["peft_type"].upper()
+    saved = [*head_modules(model), *(content.get("modules_to_save") or [])]
     # A saved adapter's file says that it is for inference, which would leave nothing to train.
-    content = {**common, **content, "peft_type": content["peft_type"].upper(), "inference_mode": False}
-    known = {item.name for item in fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(content["peft_type"])])}
-    unknown = sorted(set(content) - known - set(common))
-    if unknown:
-        raise UsageError(f"--adapter_config {path}: {content['peft_type']} has no setting {', '.join(unknown)}")
-    try:
-        config = PeftConfig.from_peft_type(**{name: value for name, value in content.items() if name in known})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--adapter_config {path}: {first_line(error)}") from error
+    content |= {"peft_type": method, "task_type": "SEQ_CLS", "inference_mode": False}
+    content["modules_to_save"] = list(dict.fromkeys(saved))
+    if method == "ADALORA":  # what a file that PEFT saved says of the training that made it
+        content |= {"total_step": adalora.UNKNOWN_STEPS, "rank_pattern": None}
+    config = methods.build_config(where, content)
+    methods.check_names(where, config, model)
     if merges and config.is_prompt_learning:
-        raise UsageError(f"--save_merged: {content['peft_type']} has no weights to merge")
+        raise UsageError(f"--save_merged: {method} has no weights to merge")
     return config
+
+
+def leave_room(positions: int, config: PeftConfig | None, adapter_args: AdapterArguments) -> int:
+    """Return how many positions the adapter's prompt, that of --adapter_path too, leaves for a row's tokens.
+
+    Raises UsageError where it leaves too few.
+    """
+    folder = adapter_args.adapter_path
+    where = f"--adapter_config {adapter_args.adapter_config}" if folder is None else f"--adapter_path {folder}"
+    if folder is not None:
+        config = methods.read_saved_config(where, folder)
+    prompt = methods.virtual_tokens(config)
+    if positions - prompt < LEAST_TOKENS:
+        raise UsageError(f"{where}: num_virtual_tokens is {prompt}, and the model has {positions} positions in all")
+    return positions - prompt
 
 
 def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None:
     """Take the saved adapter's random bases over into `config`; raises UsageError where the two differ otherwise."""
     folder = adapter_args.init_adapter_from
-    try:
-        saved = PeftConfig.from_pretrained(folder).to_dict()
-    except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
+    saved = methods.read_saved_config(f"--init_adapter_from {folder}", folder).to_dict()
+    if config.peft_type == peft.PeftType.ADALORA:
+        raise UsageError(f"--init_adapter_from {folder}: AdaLoRA starts with all ranks, a saved one has those it kept")
     given = run_folder.read_json(Path(adapter_args.adapter_config)) if adapter_args.adapter_config else {}
     for name in ("projection_prng_key", "save_projection"):
         if name in saved and name not in given and getattr(adapter_args, name) in (None, False):
@@ -193,48 +180,81 @@ def check_base_model(flag: str, folder: Path, base_sha256: str) -> None:
         raise UsageError(f"--{flag} {folder}: was trained on another model, {base.get('name')}")
 
 
-def load_saved(model: PreTrainedModel, folder: Path, base_sha256: str) -> PeftModel:
-    """Load a saved adapter with its head, to evaluate or predict with. Raises UsageError where that fails."""
-    check_base_model("adapter_path", folder, base_sha256)
+def add_adapter(
+    model: PreTrainedModel, config: PeftConfig, adapter_args: AdapterArguments, revision: str | None
+) -> PeftModel:
+    """Add a new adapter, and try what isn't sure to work. Raises UsageError for a method that can't train this model.
+
+    `revision` is that of the model on the hub, for the adapter's config.
+    """
+    path = adapter_args.adapter_config
+    where = f"--adapter_config {path}" if path else f"--adapter_name {adapter_args.adapter_name}"
     try:
-        return PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"--adapter_path {folder}: {first_line(error)}") from error
+        adapted = get_peft_model(model, config, revision=revision)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
+        raise UsageError(f"{where}: {first_line(error)}") from error
+    check_head(where, adapted)
+    if path is not None:
+        trials.check_runs(where, adapted)
+    if adapter_args.save_merged is not None:
+        trials.check_merges(adapted)
+    return adapted
+
+
+def check_head(where: str, model: PeftModel) -> None:
+    """Raise UsageError unless every parameter of the head is trained, and is in what will be saved."""
+    plain = model.get_base_model()
+    saved = adapter_state.saved_storages(model)
+    for module in head_modules(plain):
+        for name, parameter in plain.get_submodule(module).named_parameters():
+            if "original_module." in name:  # the copy that a disabled adapter would use
+                continue
+            if not parameter.requires_grad or adapter_state.storage_of(parameter) not in saved:
+                raise UsageError(
+                    f"{where}: {model.active_peft_config.peft_type.value} would not train and save {module}.{name}, "
+                    "a part of the new head"
+                )
+
+
+def load_saved(model: PreTrainedModel, folder: Path, base_sha256: str, adapter_args: AdapterArguments) -> PeftModel:
+    """Load a saved adapter with its head, to evaluate or predict with. Raises UsageError unless it fits exactly."""
+    where = f"--adapter_path {folder}"
+    check_base_model("adapter_path", folder, base_sha256)
+    weights = adapter_state.read_weights(where, folder)
+    try:
+        loaded = PeftModel.from_pretrained(model, str(folder))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # as in add_adapter; the file may be anybody's
+        raise UsageError(f"{where}: {first_line(error)}") from error
+    if loaded.active_peft_config.peft_type == peft.PeftType.ADALORA:
+        adalora.make_usable(loaded)
+    adapter_state.check_fits(where, weights, peft.get_peft_model_state_dict(loaded), with_values=True)
+    if adapter_args.save_merged is not None:
+        trials.check_merges(loaded)
+    return loaded
 
 
 def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
     """Load a saved adapter's weights without its head. Raises UsageError unless it fits, tensor by tensor."""
+    where = f"--init_adapter_from {folder}"
     check_base_model("init_adapter_from", folder, base_sha256)
-    try:
-        weights = peft.load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(f"--init_adapter_from {folder}: {first_line(error)}") from error
+    weights = adapter_state.read_weights(where, folder)
     head = tuple(f"base_model.model.{name}." for name in head_modules(model.get_base_model()))
+    if model.active_peft_config.is_prompt_learning:
+        head = tuple(f"base_model.{name}." for name in head_modules(model.get_base_model()))
     wanted = peft.get_peft_model_state_dict(model)
-    new_head = {name: tensor for name, tensor in wanted.items() if name.startswith(head)}
+    new_head = {name: tensor.clone() for name, tensor in wanted.items() if name.startswith(head)}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(head)} | new_head
-    if {name: tensor.shape for name, tensor in weights.items()} != {name: t.shape for name, t in wanted.items()}:
-        raise UsageError(f"--init_adapter_from {folder}: its weights are not those of this model's adapter")
-    peft.set_peft_model_state_dict(model, weights)
+    adapter_state.check_fits(where, weights, wanted)
+    try:
+        peft.set_peft_model_state_dict(model, weights)
+    except RuntimeError as error:
+        raise UsageError(f"{where}: {first_line(error)}") from error
+    adapter_state.check_fits(where, weights, peft.get_peft_model_state_dict(model), with_values=True)
     logger.info(f"Starting from the adapter in {folder}, with a new head")
-
-
-def check_random_bases(model: nn.Module, folder: Path | str | None) -> None:
-    """Raise UsageError where the adapter in a folder was trained on other random bases than this machine drew.
-
-    PEFT draws them from the key in bfloat16 or float16, as the machine offers, and does not check.
-    """
-    if folder is None or not random_bases(model) or model.active_peft_config.save_projection:
-        return  # nothing to load, nothing random, or the bases themselves come with the adapter
-    saved = run_folder.read_json(Path(folder) / run_folder.BASES_FILE)
-    if saved is None:
-        logger.warning(f"{folder} has no {run_folder.BASES_FILE}: its random bases can't be verified")
-    elif saved["sha256"] != hash_tensors(random_bases(model)):
-        raise UsageError(
-            f"{folder}: this machine draws other random bases from key {saved['projection_prng_key']} than the one "
-            "that trained the adapter, and with them it would be wrong. Train with --save_projection, or load it on a "
-            "machine of the same kind"
-        )
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
@@ -251,22 +271,8 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 
 
 def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, output_dir: Path) -> None:
-    """Save a plain model whose weights contain the adapter's update, with its tokenizer.
-
-    PEFT's merge_and_unload fails on RandLoRA and VeRA classifiers, so the layers are merged in place and the plain
-    model's tensors are taken by name.
-    """
-    model.merge_adapter()
-    merged = model.get_base_model().state_dict()
-    plain = AutoModelForSequenceClassification.from_config(model.config)
-    wanted = plain.state_dict()
-    tensors = {}
-    for name, tensor in merged.items():
-        name = name.replace(".base_layer.", ".").replace(f".modules_to_save.{model.active_adapter}.", ".")
-        if name in wanted and ".original_module." not in name:
-            tensors[name] = tensor
-    plain.load_state_dict(tensors)  # strict: a tensor that PEFT names otherwise is an error, never a random weight
-    model.unmerge_adapter()
+    """Save a plain model whose weights contain the adapter's update, with its tokenizer; `model` stays merged."""
+    plain = trials.merge(model)
     folder.mkdir(parents=True, exist_ok=True)
     # First, so that a run that is killed here may save it again.
     run_folder.write_json(folder / run_folder.MERGED_FILE, {"output_dir": os.path.realpath(output_dir)})

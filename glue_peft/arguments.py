@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Literal
 
 import huggingface_hub
 import torch
-from peft import PeftConfig
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
-from glue_peft.errors import OneLineParser, UsageError, first_line
+from glue_peft.errors import OneLineParser, UsageError
 from glue_peft.flags import given_flags, without_secrets
+from glue_peft.methods import read_saved_config
 from glue_peft.run_folder import CHECKPOINT, MERGED_FILE, read_json
 from glue_peft.tasks import TASKS
 
@@ -549,10 +549,9 @@ def find_model(model_args: ModelArguments, adapter_args: AdapterArguments, given
         return
     if adapter_args.adapter_path is None:
         raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
-    try:
-        saved = PeftConfig.from_pretrained(adapter_args.adapter_path)
-    except (OSError, TypeError, ValueError) as error:
-        raise UsageError(f"--adapter_path {adapter_args.adapter_path}: {first_line(error)}") from error
+    saved = read_saved_config(f"--adapter_path {adapter_args.adapter_path}", adapter_args.adapter_path)
+    if not isinstance(saved.base_model_name_or_path, str):
+        raise UsageError(f"--adapter_path {adapter_args.adapter_path} names no model: give --model_name_or_path")
     model_args.model_name_or_path = saved.base_model_name_or_path
     if saved.revision and "model_revision" not in given:
         model_args.model_revision = saved.revision

@@ -22,6 +22,8 @@ from glue_peft.errors import UsageError
 
 RECORD_FILE = "run.json"  # written last of all, so it marks a finished run
 BASES_FILE = "random_bases.json"  # the hash of VeRA's and RandLoRA's random bases, beside every saved adapter
+FIXED_FILE = "fixed_tensors.json"  # the same for other methods: of all that is neither trained nor saved
+TRAINED_FILE = "trained_state.safetensors"  # in a checkpoint: what PEFT's own file lacks to go on from
 STATE_FILE = "trainer_state.json"  # Trainer's; written last into a checkpoint, so it marks a complete one
 PROGRESS_FILE = "training_so_far.json"  # in a checkpoint: what Trainer would forget, see GlueTrainer._save_checkpoint
 FAILURE_FILE = "failure.json"  # why the last start ended without results
@@ -41,6 +43,7 @@ RESULT_FILES = (RECORD_FILE, "all_results.json", "train_results.json", "eval_res
 RUN_FILES = (
     *RESULT_FILES,
     BASES_FILE,
+    FIXED_FILE,
     STATE_FILE,
     "training_args.bin",
     "config.json",

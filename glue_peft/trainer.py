@@ -18,17 +18,17 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from glue_peft import run_folder
-from glue_peft.adapters import hash_tensors, head_parameters, random_bases
+from glue_peft import adalora, adapter_state, run_folder
+from glue_peft.adapters import head_parameters
 from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
 from glue_peft.metric import finite_logits
 from glue_peft.record import history_of
 from glue_peft.run_folder import Failure
 
-# Trainer's private names in use here, to be looked at whenever transformers' version moves: _run_epoch,
-# _save_checkpoint and _save are extended; _evaluate and _determine_best_metric are called; _tr_loss and
-# _globalstep_last_logged are read and set. (arguments.py sets _n_gpu of TrainingArguments.)
+# Trainer's private names in use here, to be looked at whenever transformers' version moves: _run_epoch, _save,
+# _save_checkpoint, _load_from_checkpoint and _load_best_model are extended; _evaluate and _determine_best_metric are
+# called; _tr_loss and _globalstep_last_logged are read and set. (arguments.py sets _n_gpu of TrainingArguments.)
 
 # A scheduler's order, its warning some time before, and a closed terminal.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -178,6 +178,10 @@ class GlueTrainer(Trainer):
         self.loss_sum = 0.0  # of all steps, those before it was resumed included
         # When it was resumed: the sum of the losses since the last log line, and of how many steps.
         self.unlogged: tuple[float, int] = (0.0, 0)
+        self.fixed = adapter_state.describe_fixed(self.model, self.args.seed)
+        if adalora.is_adalora(self.model) and self.args.do_train:
+            steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+            self.add_callback(adalora.AllocateRanks(self.model, steps))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create Trainer's optimizer, the head in groups of its own where it has a learning rate of its own."""
@@ -255,10 +259,16 @@ class GlueTrainer(Trainer):
 
         A data loader draws a number whenever it starts: without the fork, looking at a run would change it.
         """
-        if eval_dataset is not None:
+        plain_loss = adalora.task_loss_alone if adalora.is_adalora(self.model) else contextlib.nullcontext
+        with plain_loss(self.model):
+            if eval_dataset is None:
+                return self.evaluate_in_training(ignore_keys, metric_key_prefix)
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
             metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)  # where nothing was trained
             return metrics
+
+    def evaluate_in_training(self, ignore_keys: list[str] | None, metric_key_prefix: str) -> dict[str, float]:
+        """Evaluate on every set without moving the random state."""
         with torch.random.fork_rng(devices=[]):
             metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
             for prefix, rows in self.further_evaluations.items():
@@ -320,21 +330,40 @@ class GlueTrainer(Trainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             run_folder.write_json(folder / run_folder.PROGRESS_FILE, so_far)
+            if isinstance(self.model, PeftModel):
+                adapter_state.save_trained_state(self.model, folder)
         super()._save_checkpoint(model, trial)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load a checkpoint's weights: from our file where PEFT's is less than what is trained."""
+        if adapter_state.has_own_state(self.model):
+            adapter_state.load_trained_state(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint's weights in the same way."""
+        if adapter_state.has_own_state(self.model):
+            adapter_state.load_trained_state(self.model, Path(self.state.best_model_checkpoint))
+        else:
+            super()._load_best_model()
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Save the adapter with the base model's config, which keeps the labels, and the hash of its random bases."""
-        super()._save(output_dir, state_dict)
-        if not self.args.should_save or not isinstance(self.model, PeftModel):
+        """Save the adapter with the base model's config, which keeps the labels, and hashes of what it stands on."""
+        if not isinstance(self.model, PeftModel):
+            super()._save(output_dir, state_dict)
             return
-        folder = Path(output_dir or self.args.output_dir)
-        self.model.get_base_model().config.save_pretrained(folder)
-        bases = random_bases(self.model)
-        if bases:
-            key = self.model.active_peft_config.projection_prng_key
-            run_folder.write_json(
-                folder / run_folder.BASES_FILE, {"sha256": hash_tensors(bases), "projection_prng_key": key}
-            )
+        # What PEFT computes to save, a prompt encoder's output, it computes as an evaluation does: without dropout.
+        was_training = self.model.training
+        in_use = adalora.saving if adalora.is_adalora(self.model) else contextlib.nullcontext
+        self.model.eval()
+        with in_use(self.model), torch.no_grad():
+            super()._save(output_dir, state_dict)
+        self.model.train(was_training)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            self.model.get_base_model().config.save_pretrained(folder)
+            adapter_state.save_fixed(self.model, folder, self.fixed)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
         """Write <split>_results.json, and add the metrics to all_results.json; each atomically, unlike Trainer."""

@@ -1,0 +1,102 @@
+"""What can only be tried: whether a method runs on a model, and whether it can be merged. Tried before training.
+
+A trial works on a copy, moves no random state, and gives the adapter small random weights first: a new adapter mostly
+changes nothing, and would show nothing.
+"""
+
+import copy
+
+import peft
+import torch
+from peft import PeftModel
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from glue_peft.errors import UsageError, first_line
+
+NOISE = 0.02  # standard deviation of the weights that a trial gives an adapter
+# Of the adapter's effect on the logits: merging float32 weights differs by 1e-4 of it or less, a wrong merge by 0.1.
+MERGING_ERROR = 0.01
+
+
+def check_runs(where: str, model: PeftModel) -> None:
+    """Raise UsageError where the model can't run with the adapter, or the adapter gets no gradient."""
+    method, kind = model.active_peft_config.peft_type.value, type(model.get_base_model()).__name__
+    with torch.random.fork_rng(devices=[]):
+        try:
+            trial = with_noise(model).train()
+            trial(**one_row(model)).loss.backward()
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever the method and the model make of each other
+            raise UsageError(f"{where}: {method} doesn't run on {kind}: {first_line(error)}") from error
+    gradients = [parameter.grad for parameter in adapter_parameters(trial) if parameter.grad is not None]
+    if not any(gradient.any() for gradient in gradients):
+        raise UsageError(f"{where}: {method} with these settings does nothing on {kind}: it gets no gradient")
+
+
+def check_merges(model: PeftModel) -> None:
+    """Raise UsageError where the adapter can't be merged into a plain model that computes the same."""
+    method = model.active_peft_config.peft_type.value
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        row = one_row(model)
+        trial = with_noise(model).eval()
+        try:
+            before = copy.deepcopy(model).eval()(**row).logits
+            adapted = trial(**row).logits
+            merged = merge(trial).eval()(**row).logits
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # as in check_runs
+            raise UsageError(f"--save_merged: {method} can't be merged: {first_line(error)}") from error
+    effect, off = (adapted - before).abs().max().item(), (merged - adapted).abs().max().item()
+    if not off <= MERGING_ERROR * effect + 1e-5:
+        raise UsageError(
+            f"--save_merged: {method} can't be merged: the plain model's logits would be off by {off:.2g}"
+        )
+
+
+def merge(model: PeftModel) -> nn.Module:
+    """Merge the adapter in place and return a plain model with the same tensors. Raises what PEFT raises.
+
+    PEFT's merge_and_unload fails on RandLoRA and VeRA classifiers, so the layers are merged in place and the plain
+    model's tensors are taken by name.
+    """
+    model.merge_adapter()
+    tensors = peft.get_base_model_state_dict(model)
+    for name, module in model.get_base_model().named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            own = module.modules_to_save[model.active_adapter].state_dict()
+            tensors |= {f"{name}.{key}": tensor for key, tensor in own.items()}
+    plain = AutoModelForSequenceClassification.from_config(model.config)
+    plain.load_state_dict(tensors)  # strict: a tensor that PEFT names otherwise is an error, never a random weight
+    return plain
+
+
+def with_noise(model: PeftModel) -> PeftModel:
+    """Return a copy whose adapter, not its head, has small random numbers added."""
+    trial = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(trial):
+            parameter.add_(NOISE * torch.randn(parameter.shape, generator=generator))
+    return trial
+
+
+def adapter_parameters(model: PeftModel) -> list[nn.Parameter]:
+    """Return the trained parameters outside the head and outside what else the config adds to it."""
+    modules = [m for m in model.modules() if isinstance(m, ModulesToSaveWrapper)]
+    others = {id(p) for module in modules for p in module.parameters()}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in others]
+
+
+def one_row(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Return a row of eight tokens with a label; the last one ends a text, where the model knows such a token."""
+    config = model.get_base_model().config
+    tokens = torch.arange(5, 13) % config.get_text_config().vocab_size
+    end = getattr(config, "eos_token_id", None)
+    if isinstance(end, int):
+        tokens[-1] = end
+    label = torch.zeros(1) if config.num_labels == 1 else torch.zeros(1, dtype=torch.long)
+    return {"input_ids": tokens[None], "attention_mask": torch.ones(1, 8, dtype=torch.long), "labels": label}
