@@ -447,7 +447,7 @@ def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task:
         combined.update(metrics)
     trainer.save_metrics("eval", combined)
     record.metrics.update(combined)
-    if trainer.history or trainer.args.do_train:
+    if trainer.state.global_step:  # trained in this start, or an earlier one
         record.scores = run_record.choose_scores(
             trainer.history,
             combined,

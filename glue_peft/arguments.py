@@ -305,6 +305,7 @@ class GlueTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Settle what the machine decides, before the parent's checks."""
+        check_ranges(self)  # the parent's messages don't name the flag
         self.keep_checkpoints = self.save_total_limit is not None
         # Of the best and the last checkpoint Trainer would delete one at the end, before the run's record is written.
         if self.save_total_limit is None:
@@ -456,8 +457,16 @@ def check_ranges(args: object) -> None:
             or (value == high and brackets[1] == "]")
         ):
             continue
+        if brackets == "[]" and high != MAX_BATCH:
+            raise UsageError(f"--{name} {value}: allowed are {low} to {high}")
         least = [] if low == -math.inf else [f"{'at least' if brackets[0] == '[' else 'above'} {low}"]
-        most = ["finite"] if high == math.inf else [f"{'at most' if brackets[1] == ']' else 'below'} {high}"]
+        most = (
+            []
+            if high == MAX_BATCH
+            else ["finite"]
+            if high == math.inf
+            else [f"{'at most' if brackets[1] == ']' else 'below'} {high}"]
+        )
         raise UsageError(f"--{name} {value}: must be {' and '.join(least + most)}")
 
 
@@ -570,8 +579,6 @@ def check_folders(
 ) -> None:
     """Raise UsageError where the run would delete or overwrite what it reads."""
     output, merged = Path(training_args.output_dir).resolve(), adapter_args.save_merged
-    if merged is not None and not may_hold_merged(Path(merged), Path(training_args.output_dir)):
-        raise UsageError(f"--save_merged {merged}: holds files that no run with this --output_dir left there")
     for args, names in (
         (model_args, ("model_name_or_path", "config_name", "tokenizer_name")),
         (adapter_args, ("adapter_path", "init_adapter_from")),
@@ -588,6 +595,8 @@ def check_folders(
                 )
             if merged is not None and Path(merged).resolve() == folder:
                 raise UsageError(f"--save_merged {merged}: is --{name} itself; give another folder")
+    if merged is not None and not may_hold_merged(Path(merged), Path(training_args.output_dir)):
+        raise UsageError(f"--save_merged {merged}: holds files that no run with this --output_dir left there")
 
 
 def check_saved_adapters(adapter_args: AdapterArguments, adapter: str, do_train: bool) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 import shutil
 
 import pytest
@@ -9,8 +11,10 @@ from helpers import arguments, equal, saved_weights
 
 import run_glue
 from glue_peft.arguments import (
+    RANGES,
     AdapterArguments,
     DataTrainingArguments,
+    GlueTrainingArguments,
     ModelArguments,
     command_of,
     parse_arguments,
@@ -153,3 +157,52 @@ def test_what_a_run_reads_is_not_overwritten(run, tiny, tmp_path):
     with pytest.raises(UsageError, match="--save_merged .*model: is --model_name_or_path itself"):
         run("other", model_name_or_path=tmp_path / "model", save_merged=tmp_path / "model")
     assert equal(before, saved_weights(trained))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--warmup_ratio", "0.1"], "--warmup_steps, which takes a share of all steps"),
+        (["--evaluation_strategy", "epoch"], "--eval_strategy in its place"),
+        (["--group_by_length"], "--train_sampling_strategy group_by_length"),
+        (["--no_cuda"], "--use_cpu"),
+        (["--lerning_rate", "1"], "is --learning_rate meant?"),
+        (["stray"], "unknown argument 'stray'; `python"),
+    ],
+)
+def test_unknown_flags_are_met_with_the_right_name(tiny, tmp_path, flags, message):
+    """The new name of one that was renamed, else the nearest."""
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse_arguments([*arguments(tiny, tmp_path), *flags])
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_numbers_outside_their_range_are_refused_by_flag(tiny, tmp_path, name):
+    """Every number's least and most, a step beyond, and what is no number."""
+    low, high, brackets = RANGES[name]
+    wrong = [low - 1] * (low > -math.inf) + [low] * (brackets[0] == "]" and low > -math.inf)
+    wrong += [high + 1] * (high < math.inf) + [high] * (brackets[1] == "[" and high < math.inf)
+    is_float = isinstance(getattr(GlueTrainingArguments, name, None), float) or name.endswith(("rate", "alpha"))
+    wrong += ["nan", "inf"] * is_float
+    for value in wrong:
+        with pytest.raises(UsageError, match=f"--{name} "):
+            parse_arguments([*arguments(tiny, tmp_path, eval_strategy="steps"), f"--{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"report_to": "wandb"}, "--report_to wandb: is not installed, or unknown; allowed here are none, all"),
+        ({"push_to_hub": True}, "--push_to_hub: HF_HUB_OFFLINE is set"),
+        ({"fp16_full_eval": True}, "--fp16_full_eval: the model itself would be rounded"),
+        ({"label_names": "x"}, "--label_names: the labels are in the column"),
+        ({"no_eval_do_concat_batches": True}, "--no_eval_do_concat_batches: a task's metric"),
+        ({"dataset_config_name": "x"}, "--dataset_config_name goes with --dataset_name, not with --task_name"),
+        ({"text_columns": "a"}, "--text_columns and --label_column are for --train_file and --dataset_name"),
+        ({"do_train": None}, "lora without --do_train would evaluate an untrained adapter"),
+    ],
+)
+def test_flags_that_would_break_or_mislead_are_refused(tiny, tmp_path, flags, message):
+    """At the start."""
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse_arguments(arguments(tiny, tmp_path, **flags))

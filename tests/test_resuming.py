@@ -217,3 +217,100 @@ def test_checkpoints_are_not_resumed_with_other_flags(run, tmp_path, monkeypatch
     assert run_folder.checkpoints(folder)
     run(overwrite_output_dir=True, rank=8)
     assert read(folder / "run.json")["arguments"]["rank"] == 8
+
+
+# More asked of a finished run
+
+
+@pytest.mark.parametrize("adapter", ["randlora", "none"])
+def test_predictions_and_a_merged_model_come_from_what_was_saved(run, tmp_path, monkeypatch, adapter):
+    """Without training, and equal to those of a run that was asked at once; the record tells of both."""
+    flags = {"adapter_name": adapter, **ADAPTERS[adapter]}
+    more = {"do_predict": True} | ({"save_merged": tmp_path / "merged"} if adapter != "none" else {})
+    at_once = run("at_once", **flags, do_predict=True)
+    finished = run("finished", **flags)
+    weights, earlier = saved_weights(finished), read(finished / "run.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_glue, "train", lambda *_: pytest.fail("it was trained again"))
+        run("finished", **flags, **more, resume=True)
+    predictions = "predict_results_mrpc.txt"
+    assert (finished / predictions).read_text() == (at_once / predictions).read_text()
+    assert equal(weights, saved_weights(finished))
+    record = read(finished / "run.json")
+    assert record["metrics"] == earlier["metrics"] | {"predict_samples": record["metrics"]["predict_samples"]}
+    assert record["scores"] == earlier["scores"] and record["arguments"]["do_predict"] is True
+    assert record["base_model"] == earlier["base_model"] and record["parameters"] == earlier["parameters"]
+    assert (tmp_path / "merged" / "model.safetensors").exists() == (adapter != "none")
+    run("finished", **flags, **more, resume=True)  # and now it is finished with them
+    run("finished", **flags, resume=True)  # a run that did more than is asked for is finished too
+
+
+def test_an_evaluation_can_be_added(run):
+    """Its scores are those of a run that was evaluated at once."""
+    at_once, finished = run("at_once"), run("finished", do_eval=None)
+    assert not (finished / "eval_results.json").exists()
+    run("finished", resume=True)
+    results = [read(folder / "eval_results.json") for folder in (at_once, finished)]
+    assert [result["eval_accuracy"] for result in results][0] == results[1]["eval_accuracy"]
+    assert results[0]["eval_loss"] == results[1]["eval_loss"]
+    assert read(finished / "run.json")["scores"]["last"]["eval_loss"] == results[1]["eval_loss"]
+    assert "eval_model_preparation_time" not in results[1]
+
+
+def test_a_merged_model_never_goes_where_somebody_elses_files_are(run, tmp_path):
+    """Another run's included; one's own may be saved again."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "model.safetensors").write_text("weights")
+    with pytest.raises(UsageError, match="--save_merged .*theirs: holds files that no run with this --output_dir"):
+        run(save_merged=tmp_path / "theirs")
+    run("first", save_merged=tmp_path / "merged")
+    with pytest.raises(UsageError, match="--save_merged"):
+        run("second", save_merged=tmp_path / "merged")
+    run("first", save_merged=tmp_path / "merged", overwrite_output_dir=True)
+
+
+# What is in a folder already
+
+
+def test_a_run_that_cannot_start_leaves_the_one_that_it_was_to_replace(run):
+    """A package that an optimizer needs, a scheduler without its arguments, a loss that labels don't allow."""
+    folder = run()
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    for flags in (
+        {"optim": "adamw_bnb_8bit"},
+        {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"foo": 1}'},
+        {"task_name": "stsb", "label_smoothing_factor": 0.1},
+    ):
+        with pytest.raises(UsageError, match="the training can't start"):
+            run(overwrite_output_dir=True, **flags)
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_new_run_that_dies_before_its_first_step_leaves_the_old_one(run, monkeypatch):
+    """And one that dies after it doesn't."""
+    folder = run()
+    before = (folder / "run.json").read_bytes()
+
+    def die(*_, **__):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_glue.GlueTrainer, "training_step", die)
+        with pytest.raises(ZeroDivisionError):
+            run(overwrite_output_dir=True, seed=2)
+    assert (folder / "run.json").read_bytes() == before and run_folder.read_failure(folder) is None
+    with killed_at_step_5(), pytest.raises(Killed):
+        run(overwrite_output_dir=True, seed=2, num_train_epochs=2)
+    assert not (folder / "run.json").exists() and not (folder / run_folder.REPLACED).exists()
+
+
+def test_somebody_elses_model_is_neither_resumed_nor_overwritten(run, tmp_path):
+    """Whatever flag is given, and the refusal advises neither."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    for flags in ({}, {"resume": True}, {"overwrite_output_dir": True}):
+        with pytest.raises(UsageError, match="no record that says a run made it: give another folder"):
+            run(**flags)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]

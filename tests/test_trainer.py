@@ -414,3 +414,44 @@ def test_a_process_of_several_leaves_without_a_teardown_that_may_hang(monkeypatc
     assert left == (["waited", 0] if outcome is None else [status])
     errors = capsys.readouterr().err
     assert ("Traceback" in errors) is (status == 1) and bool(errors) is bool(status)
+
+
+# What Trainer alone would do otherwise
+
+
+@pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "greedy"])
+@pytest.mark.parametrize(("flags", "mode"), [({}, "max"), ({"metric_for_best_model": "loss"}, "min")])
+def test_a_scheduler_that_watches_a_metric_knows_which_way_is_better(run, monkeypatch, scheduler, flags, mode):
+    """The task's own metric unless a flag names another."""
+    seen = []
+    create = GlueTrainer.create_scheduler
+    monkeypatch.setattr(
+        GlueTrainer, "create_scheduler", lambda self, *a, **k: seen.append(create(self, *a, **k)) or seen[-1]
+    )
+    folder = run(lr_scheduler_type=scheduler, eval_strategy="epoch", **flags)
+    assert [scheduler.mode for scheduler in seen] == [mode] * len(seen) and seen
+    watched = read(folder / "run.json")["arguments"]["metric_for_best_model"]
+    assert watched.removeprefix("eval_") == ("accuracy" if mode == "max" else "loss")
+
+
+def test_no_token_is_on_disk(run, tmp_path):
+    """In no file below the folders of a run, pickles and checkpoints included."""
+    secrets = {"token": "hf_Secret1", "hub_token": "hf_Secret2"}
+    folder = run(save_total_limit=2, save_merged=tmp_path / "merged", do_predict=True, **secrets)
+    files = [path for place in (folder, tmp_path / "merged") for path in place.rglob("*") if path.is_file()]
+    assert any(path.name == "training_args.bin" for path in files)
+    assert [str(path) for path in files if b"hf_Secret" in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize("task", ["mrpc", "stsb"])
+def test_the_evaluation_loss_of_two_processes_is_the_mean_over_the_rows(run, tiny, tmp_path, task):
+    """33 rows in batches of 8 a process: some rows only fill the last batch up, and none counts twice."""
+    flags = {"task_name": task, "max_eval_samples": 33, "per_device_eval_batch_size": 8, "do_train": None}
+    trained = run("trained", task_name=task)
+    flags |= {"adapter_name": None, "rank": None, "adapter_path": trained}
+    alone = run("alone", **flags)
+    command = [*TORCHRUN, str(REPOSITORY / "run_glue.py"), *arguments(tiny, tmp_path / "two", **flags), "--use_cpu"]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    results = [read(folder / "eval_results.json") for folder in (alone, tmp_path / "two")]
+    assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], abs=1e-6)
+    assert not any("preparation" in name for result in results for name in result)

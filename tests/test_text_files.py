@@ -1,4 +1,4 @@
-"""CSV and JSON files: read as text, what kind of task they make, and faults by file, row and value."""
+"""text_files.py, and what data.py makes of its texts: kinds of tasks, faults by file, row and value."""
 
 from pathlib import Path
 from types import SimpleNamespace
