@@ -20,11 +20,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from peft import get_peft_model
 from torch import nn
 from transformers import AutoModelForSequenceClassification, RobertaConfig
 
-import run_glue
+from glue_peft.arguments import AdapterArguments
 from glue_peft.fast_adapters import use_fast_adapters
+from run_glue import make_adapter_config
 
 # name, adapter flags; each is measured with PEFT's layers and with ours
 ADAPTERS = {
@@ -56,8 +58,8 @@ def build_model(layers: int, hidden: int, dropout: float = 0.0) -> nn.Module:
 
 def add_adapter(model: nn.Module, **flags: object) -> nn.Module:
     """Add run_glue.py's adapter for these flags."""
-    config = run_glue.make_adapter_config(run_glue.AdapterArguments(**flags), model, seed=1)
-    return run_glue.get_peft_model(model, config)
+    config = make_adapter_config(AdapterArguments(**flags), model, seed=1)
+    return get_peft_model(model, config)
 
 
 def build_sides(layers: int, hidden: int, device: torch.device) -> dict[str, nn.Module]:

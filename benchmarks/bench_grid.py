@@ -25,10 +25,11 @@ from pathlib import Path
 
 import datasets
 import torch
+from transformers import AutoTokenizer
 
-import run_glue
 from benchmarks.bench_adapters import ADAPTERS, add_adapter, build_model, describe_machine, seconds, training_step
 from glue_peft import arguments
+from glue_peft.data import load_local_glue
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.unpadded_encoder import use_unpadded_encoder
 
@@ -46,7 +47,7 @@ TASKS = {
 
 def real_lengths(task: str, dataset_path: Path, tokenizer: object) -> list[int]:
     """Tokens of every training row of a task, cut to MAX_LENGTH."""
-    rows = run_glue.load_local_glue(dataset_path, task, None)["train"]
+    rows = load_local_glue(dataset_path, task, None)["train"]
     texts = [list(rows[key]) for key in arguments.task_to_keys[task] if key is not None]
     return [len(ids) for ids in tokenizer(*texts, truncation=True, max_length=MAX_LENGTH)["input_ids"]]
 
@@ -106,7 +107,7 @@ def measure_adapter(flags: dict[str, object], args: argparse.Namespace) -> dict[
     if reason is not None:
         raise SystemExit(f"unpadded_encoder.py refused the model: {reason}")
     models = {name: model.to(device).train() for name, model in models.items()}
-    tokenizer = run_glue.AutoTokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None
     tasks = {}
     for task, (rows, *_) in TASKS.items():
         is_real = tokenizer is not None and args.dataset_path and (Path(args.dataset_path) / task).is_dir()

@@ -204,10 +204,10 @@ def become(run: Run, line: str, settings: Mapping[str, str]) -> NoReturn:
     """Replace this process by the run of a line of the grid, so that Slurm's signals reach it."""
     say(f"line {line} of the grid; its output goes to {run.folder}/{LOG_FILE}\n")
     log = open_log(run)
+    note(log, f"{ATTEMPT}{time.strftime(TIME)} {run.folder}")
     if log is not None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    say(f"{ATTEMPT}{time.strftime(TIME)} {run.folder}\n")
     threads = settings.get("OMP_NUM_THREADS") or settings.get("SLURM_CPUS_PER_TASK") or str(cores(settings))
     os.execvpe(run.command[0], run.command, os.environ | {"OMP_NUM_THREADS": threads})
 

@@ -652,6 +652,16 @@ def test_a_slurm_task_runs_its_line_in_place_of_the_script(world):
     assert train_all(**settings(world, MISSING="1")).stdout == "1-2,4\n"
 
 
+def test_a_slurm_task_begins_a_line_of_its_own_in_the_log_of_a_killed_run(world):
+    """Where the last start was killed within a progress bar: what that one said is not taken for this one's."""
+    folder = world / "results/lora4/1/mrpc"
+    folder.mkdir(parents=True)
+    (folder / "run.log").write_text("== 2026-11-25 22:09:32 x\nerror: of the first start\n 20%|##    | 256/1280")
+    assert slurm(world, 1).wait() == 0
+    assert " 256/1280\n== 20" in (folder / "run.log").read_text()
+    assert not any("first start" in line for line in run_folder.log_lines(folder))
+
+
 def test_a_slurm_task_of_other_arguments_fails(world):
     """And names the difference."""
     train_all("--num_train_epochs", "3", **settings(world, SEEDS="1", TASKS="mrpc"))
