@@ -368,8 +368,8 @@ def parse_arguments(
         )
     except UsageError:
         raise
-    except ValueError as error:  # what TrainingArguments itself refuses
-        raise UsageError(" ".join(str(error).split())) from error
+    except Exception as error:  # what TrainingArguments itself refuses, in whichever way
+        raise UsageError(" ".join(str(error).split()) or type(error).__name__) from error
     if unknown:
         raise UsageError(unknown_argument(unknown[0], parser))
     model_args, data_args, adapter_args, training_args = parsed
