@@ -61,7 +61,9 @@ def main() -> int:
     sweep.waiting, sweep.outcomes = plan(runs)
     sweep.n_runs = len(sweep.waiting)
     say_lines(sweep_messages.opening(runs, sweep.waiting, sweep.outcomes, len(sweep.slots), sweep.root))
-    preflight.check_commands(sweep.waiting, bases_of(runs), settings, lambda: sweep.stopping != 0)
+    finished = {folder for outcome, folder, _ in sweep.outcomes if outcome == "finished"}
+    unfinished = [run for run in runs if run.folder not in finished]
+    preflight.check_commands(unfinished, bases_of(runs), settings, lambda: sweep.stopping != 0)
     sweep.run_all()
     say_lines(sweep_messages.summary(sweep.outcomes, len(sweep.waiting)))
     say_lines(sweep_messages.closing(runs, sweep.outcomes, settings))
