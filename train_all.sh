@@ -11,6 +11,8 @@
 #   bash train_all.sh --dataset_path glue    any flag of run_glue.py goes to every run, and overrides the recipe
 #   bash train_all.sh --help                 this text
 #
+# All commands, seeds aside, are checked before anything starts; a mistake is one line, and nothing has started.
+#
 # What to run, each a list with spaces or commas (default: all that the recipe has):
 #   RECIPE    one of recipes/ (default: randlora)
 #   MODELS    models; one that the recipe doesn't have takes the rows of its first model
@@ -23,7 +25,7 @@
 #   PYTHON    the interpreter, 3.11 or later (default: python)
 # And how:
 #   JOBS          runs at a time (default: one; with GPUS or JOBS_PER_GPU: as many as these give)
-#   GPUS          the GPUs to use, as in 0,1 (default: all); each run sees one
+#   GPUS          the GPUs to use, as in 0,1 or 0-3 (default: all); each run sees one
 #   JOBS_PER_GPU  runs that share a GPU (default: 1)
 #   RETRIES       how often a run that failed is started again (default: 1)
 #   OMP_NUM_THREADS  threads of a run (default with JOBS: the cores divided by JOBS)
@@ -53,5 +55,10 @@ if [ ! -f "$here/run_glue.py" ] && [ -n "${SLURM_JOB_ID:-}" ]; then # sbatch run
     esac
 fi
 here=$(CDPATH='' cd -- "$here" && pwd)
+python=${PYTHON:-python}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "train_all.sh: error: PYTHON: $python is not a Python of version 3.11 or later" >&2
+    exit 2
+fi
 # -P: no module of the folder in which this was called comes before the package's or Python's own.
-PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "${PYTHON:-python}" -P -m glue_peft.sweep "$@"
+PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -P -m glue_peft.sweep "$@"

@@ -7,6 +7,8 @@ arguments          the flags of run_glue.py, and what is refused at once
 run_folder         a run's folder: names, lock, atomic writes, checkpoints, failures
 run_state          is the run in a folder finished, open, broken, or another one?
 grid               train_all.sh's variables and a recipe -> the runs of the grid, each with its folder and command
+preflight          every distinct command of a grid is parsed and checked before anything starts
+sweep_messages     what a sweep says: what will run, time left, how it ended, the command for the table
 sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 data               files or hub -> splits -> task -> tokens
 methods            PEFT's methods and settings: which a run can train as they are meant, and names that must fit

@@ -39,16 +39,21 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read what a PEFT config file holds. Raises UsageError for what PEFT can't use, or would not do as it says."""
+    content = run_folder.read_json(path)
+    if content is None:
+        raise UsageError(f"--adapter_config {path}: not a readable file with one JSON object")
+    methods.check_settings(f"--adapter_config {path}", content)
+    return content
+
+
 def read_adapter_config(path: Path, model: nn.Module, merges: bool) -> PeftConfig:
-    """Read a PEFT config file. Raises UsageError for what PEFT can't use, and for names that fit nothing in `model`.
+    """Read a PEFT config file. Raises UsageError, also for names that fit nothing in `model`.
 
     The head is trained and saved in any case, whatever the file's modules_to_save says, and what that names too.
     """
-    where = f"--adapter_config {path}"
-    content = run_folder.read_json(path)
-    if content is None:
-        raise UsageError(f"{where}: not a readable file with one JSON object")
-    methods.check_settings(where, content)
+    where, content = f"--adapter_config {path}", read_config_file(path)
     method = content["peft_type"].upper()
     saved = [*head_modules(model), *(content.get("modules_to_save") or [])]
     # A saved adapter's file says that it is for inference, which would leave nothing to train.

@@ -27,6 +27,27 @@ INSTEAD = {  # flags that name the run, so that the grid sets them
     "seed": "SEEDS",
     "output_dir": "RESULTS or TAG",
 }
+VARIABLES = (
+    "RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU RETRIES DRY_RUN STATUS MISSING"
+).split()
+# Spellings of them that are mistakes, beside those in other cases; a name that a system may set is none.
+MISSPELT = {
+    "RECIPES": "RECIPE",
+    "MODEL": "MODELS",
+    "ADAPTER": "ADAPTERS",
+    "TASK": "TASKS",
+    "SEED": "SEEDS",
+    "RESULT": "RESULTS",
+    "TAGS": "TAG",
+    "JOB": "JOBS",
+    "GPU": "GPUS",
+    "JOB_PER_GPU": "JOBS_PER_GPU",
+    "JOBS_PER_GPUS": "JOBS_PER_GPU",
+    "RETRY": "RETRIES",
+    "DRYRUN": "DRY_RUN",
+}
+LONGEST_RANGE = 10_000
+MAX_SEED = 2**32 - 1  # numpy's limit
 
 
 @dataclass(frozen=True)
@@ -41,19 +62,30 @@ class Run:
         """Return the flags of run_glue.py."""
         return list(self.command[2:])
 
+    @property
+    def seed(self) -> str:
+        """Return the seed, as the folder has it."""
+        return self.folder.rsplit("/", 2)[1]
+
+    @property
+    def task(self) -> str:
+        """Return the task, as the folder has it."""
+        return self.folder.rsplit("/", 1)[1]
+
 
 def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
     """Return the runs in the order of the recipe's rows, then of MODELS, ADAPTERS, SEEDS and TASKS.
 
     Raises UsageError where a value would be guessed, and where two runs would share a folder.
     """
+    check_names(settings)
     check_numbers(settings)
     recipe = f"{prefix()}recipes/{settings.get('RECIPE') or 'randlora'}.tsv"
     rows = read_recipe(recipe)
     # What the recipe has, and what is wanted of it or beyond it.
     models, adapters, tasks = (distinct(rows, column) for column in ("model", "adapter", "tasks"))
     wanted = {
-        name: settings[name].replace(",", " ").split() if settings.get(name) else default
+        name: items_of(settings[name]) if settings.get(name) else default
         for name, default in {"MODELS": models, "ADAPTERS": adapters, "TASKS": tasks, "SEEDS": ["1-5"]}.items()
     }
     check_flags(settings, flags)
@@ -111,6 +143,22 @@ def serves(value: str, item: str, known: list[str]) -> bool:
     return item == value or (item not in known and [value] == known[:1])
 
 
+def items_of(text: str) -> list[str]:
+    """Return the items of a list, which has spaces or commas between them."""
+    return text.replace(",", " ").split()
+
+
+def check_names(settings: Mapping[str, str]) -> None:
+    """Warn of variables that are nearly a sweep's; raise UsageError where the one that was meant isn't set."""
+    for name in sorted(settings):
+        meant = MISSPELT.get(name.upper(), name.upper())
+        if not settings[name] or name == meant or meant not in VARIABLES:
+            continue
+        if not settings.get(meant):
+            raise UsageError(f"{name}: the variable is {meant}; rename it, or unset it")
+        print(f"train_all.sh: {name} is ignored, {meant} is set", file=sys.stderr)
+
+
 def check_numbers(settings: Mapping[str, str]) -> None:
     """Refuse values that are no numbers or lists; raise UsageError."""
     for name in ("JOBS", "JOBS_PER_GPU"):
@@ -118,8 +166,7 @@ def check_numbers(settings: Mapping[str, str]) -> None:
             raise UsageError(f"{name}: {settings[name]} is not a number of runs")
     if not re.fullmatch("[0-9]+", settings.get("RETRIES") or "1"):
         raise UsageError(f"RETRIES: {settings['RETRIES']} is not a whole number")
-    if not re.fullmatch("[^ ,]+(,[^ ,]+)*", settings.get("GPUS") or "0"):
-        raise UsageError(f"GPUS: {settings['GPUS']} is not a list like 0,1,2")
+    gpus_of(settings.get("GPUS") or "0")
 
 
 def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:
@@ -127,8 +174,11 @@ def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:
     for name in given_flags(flags):
         if name in INSTEAD:
             raise UsageError(f"--{name}: set {INSTEAD[name]} instead")
-    if re.search(r"[\t\n]", "".join([*flags, root_of(settings), settings.get("PYTHON", "")])):
+    if re.search(r"[\t\r\n]", "".join([*flags, root_of(settings), settings.get("PYTHON", "")])):
         raise UsageError("a tab or a line break in a flag, RESULTS or PYTHON")
+    tag = settings.get("TAG", "")
+    if re.search(r"[\t\r\n/]|\.\.", tag):  # it is a part of a folder's name
+        raise UsageError(f"TAG: {tag!r} has a slash, two dots, a tab or a line break")
 
 
 def check_adapters(wanted: list[str], known: list[str], recipe: str, flags: list[str]) -> None:
@@ -157,13 +207,31 @@ def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dic
 
 def seeds_of(item: str) -> list[str]:
     """Return the seeds of an item of SEEDS: 7, or a range as in 1-5."""
-    match = re.fullmatch("(0|[1-9][0-9]*)(?:-(0|[1-9][0-9]*))?", item)
-    if not match:
+    seeds = range_of(item)
+    if seeds is None:
         raise UsageError(f"SEEDS: {item} is not a whole number or a range like 1-5")
+    if not seeds:
+        raise UsageError(f"SEEDS: {item} is not a range of at most {LONGEST_RANGE} seeds like 1-5")
+    if int(seeds[-1]) > MAX_SEED:
+        raise UsageError(f"SEEDS: {item} is above {MAX_SEED}")
+    return seeds
+
+
+def gpus_of(text: str) -> list[str]:
+    """Return the names of GPUS: numbers, ranges of them as in 0-3, or what else nvidia-smi calls them."""
+    found = [(item, range_of(item)) for item in items_of(text)]
+    if not found or any(numbers == [] for _, numbers in found):
+        raise UsageError(f"GPUS: {text} is not a list like 0,1,2 or 0-3")
+    return [name for item, numbers in found for name in numbers or [item]]
+
+
+def range_of(item: str) -> list[str] | None:
+    """Return the whole numbers of `7` or `1-5`: none where it descends or is too long, None where it is neither."""
+    match = re.fullmatch("(0|[1-9][0-9]{0,15})(?:-(0|[1-9][0-9]{0,15}))?", item)
+    if not match:
+        return None
     first, last = int(match[1]), int(match[2] or match[1])
-    if not first <= last < first + 10_000:
-        raise UsageError(f"SEEDS: {item} is not a range of at most 10000 seeds like 1-5")
-    return [str(seed) for seed in range(first, last + 1)]
+    return [str(number) for number in range(first, last + 1)] if last < first + LONGEST_RANGE else []
 
 
 def check_row(row: dict[str, str], recipe: str) -> None:
@@ -193,7 +261,7 @@ def make_run(
     size = SIZES.get(model, f"_{os.path.basename(model.rstrip('/'))}")
     method_name = name if name == "none" else f"{name}{rank or row['rank']}"
     parent = f"{root_of(settings)}/{method_name}{size}{settings.get('TAG', '')}/{seed}"
-    command = [settings.get("PYTHON") or "python", f"{prefix()}run_glue.py"]
+    command = [python_of(settings), f"{prefix()}run_glue.py"]
     command += ["--model_name_or_path", model, "--task_name", task, "--do_train", "--do_eval"]
     command += ["--max_seq_length", row["length"], "--per_device_train_batch_size", row["batch"]]
     command += ["--learning_rate", row["learning_rate"], "--num_train_epochs", row["epochs"], *row["flags"].split()]
@@ -207,3 +275,8 @@ def make_run(
 def root_of(settings: Mapping[str, str]) -> str:
     """Return the root of the results."""
     return settings.get("RESULTS") or "finetuned_results"
+
+
+def python_of(settings: Mapping[str, str]) -> str:
+    """Return the interpreter of the runs."""
+    return settings.get("PYTHON") or "python"

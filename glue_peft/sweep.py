@@ -1,9 +1,10 @@
 """The sweep behind train_all.sh, whose first lines are its manual: what is done with the runs of a grid.
 
-From top to bottom: what the environment asks for (main), how each run stands (standing), the last lines (summarize),
-the runs in turn or several at once (Sweep). A run is a process in a session of its own that writes into its run.log by
-itself, so that it lives on when the sweep is killed. One loop looks after all of them; the only thing that happens
-outside of it is that a signal is passed on. Needs no torch.
+From top to bottom: what the environment asks for (main), how each run stands (standing), the runs in turn or several
+at once (Sweep). Its lines are in sweep_messages, what is checked before anything starts in preflight. A run is a
+process in a session of its own that writes into its run.log by itself, so that it lives on when the sweep is killed.
+One loop looks after all of them; the only thing that happens outside of it is that a signal is passed on. Needs no
+torch.
 """
 
 import contextlib
@@ -21,14 +22,16 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
-from glue_peft import run_folder
+from glue_peft import preflight, run_folder, sweep_messages
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
-from glue_peft.grid import Run, read_grid, root_of
+from glue_peft.grid import Run, gpus_of, read_grid, root_of
 from glue_peft.run_folder import ATTEMPT, ATTEMPT_ENDED, LOG_FILE, RECORD_FILE, Failure, last_words
 from glue_peft.run_state import state
+from glue_peft.sweep_messages import as_ranges
+from glue_peft.tables.formats import duration
 
-TO_RUN = ("open", "broken")  # of the states that standing() returns
+TO_RUN = ("open", "broken", "extend")  # of the states that standing() returns
 STOPPED = (75, 129, 130, 138, 143)  # by its own word, or by SIGHUP, SIGINT, SIGUSR1 or SIGTERM before it could save
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 POLL = 0.02  # seconds between two looks at the runs
@@ -43,27 +46,42 @@ def main() -> int:
     runs = read_grid(settings, flags)
     line = settings.get("SLURM_ARRAY_TASK_ID")
     if settings.get("DRY_RUN"):
-        say("".join(f"{shlex.join(run.command)}\n" for run in runs))
+        say_lines([shlex.join(run.command) for run in runs])
         return 0
     if settings.get("MISSING"):
         waiting, _ = plan(runs)
-        say(as_ranges([number for number, run in enumerate(runs, 1) if run in waiting]) + "\n")
+        say_lines([as_ranges([number for number, run in enumerate(runs, 1) if run in waiting])])
         return 0
     if settings.get("STATUS"):
         return show_status(runs)
     if line:
-        if not (line.isdecimal() and 1 <= int(line) <= len(runs)):
-            raise UsageError(f"--array: the grid has the lines 1 to {len(runs)}, no {line}")
-        runs = [runs[int(line) - 1]]
-    sweep = Sweep([{}] if line else slots(settings), int(settings.get("RETRIES") or 1), root_of(settings))
-    if not line:
-        sweep.take_signals()
+        return run_line(runs, line, settings)
+    sweep = Sweep(slots(settings), int(settings.get("RETRIES") or 1), root_of(settings))
+    sweep.take_signals()
     sweep.waiting, sweep.outcomes = plan(runs)
-    if line and sweep.waiting:
-        become(sweep.waiting[0], line, settings)
+    sweep.n_runs = len(sweep.waiting)
+    say_lines(sweep_messages.opening(runs, sweep.waiting, sweep.outcomes, len(sweep.slots), sweep.root))
+    finished = {folder for outcome, folder, _ in sweep.outcomes if outcome == "finished"}
+    unfinished = [run for run in runs if run.folder not in finished]
+    preflight.check_commands(unfinished, bases_of(runs), settings, lambda: sweep.stopping != 0)
     sweep.run_all()
-    status = summarize(sweep.outcomes, len(sweep.waiting))
-    return sweep.stopping or status
+    say_lines(sweep_messages.summary(sweep.outcomes, len(sweep.waiting)))
+    say_lines(sweep_messages.closing(runs, sweep.outcomes, settings))
+    return sweep.stopping or exit_status(sweep.outcomes, len(sweep.waiting))
+
+
+def run_line(runs: list[Run], line: str, settings: Mapping[str, str]) -> int:
+    """Become the run of a line of the grid, a task of a Slurm array; return the exit status where it isn't to be run.
+
+    Only the run itself checks its flags: the other lines are not this task's business.
+    """
+    if not (line.isdecimal() and 1 <= int(line) <= len(runs)):
+        raise UsageError(f"--array: the grid has the lines 1 to {len(runs)}, no {line}")
+    waiting, outcomes = plan([runs[int(line) - 1]])
+    if waiting:
+        become(waiting[0], line, settings)
+    say_lines(sweep_messages.summary(outcomes, 0))
+    return exit_status(outcomes, 0)
 
 
 def say(text: str | bytes, descriptor: int = 1) -> None:
@@ -75,25 +93,18 @@ def say(text: str | bytes, descriptor: int = 1) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
+def say_lines(lines: list[str]) -> None:
+    """Write lines to stdout."""
+    say("".join(f"{line}\n" for line in lines))
+
+
 def show_status(runs: list[Run]) -> int:
     """Print how far the grid is."""
     from glue_peft.tables.status import status_lines
 
     roots, seeds, tasks = zip(*(run.folder.rsplit("/", 2) for run in runs), strict=True)
-    lines = status_lines(list(dict.fromkeys(roots)), [*map(int, dict.fromkeys(seeds))], list(dict.fromkeys(tasks)))
-    say("\n".join(lines) + "\n")
+    say_lines(status_lines(list(dict.fromkeys(roots)), [*map(int, dict.fromkeys(seeds))], list(dict.fromkeys(tasks))))
     return 0
-
-
-def as_ranges(numbers: list[int]) -> str:
-    """Return ascending numbers as Slurm's --array takes them: 1-3,7."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and number == ranges[-1][1] + 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 # How the runs stand
@@ -132,23 +143,9 @@ def plan(runs: list[Run]) -> tuple[list[Run], list[tuple[str, str, str]]]:
     return waiting, outcomes
 
 
-def summarize(outcomes: list[tuple[str, str, str]], n_waiting: int) -> int:
-    """Print how a sweep ended and return its exit status."""
+def exit_status(outcomes: list[tuple[str, str, str]], n_waiting: int) -> int:
+    """Return a sweep's exit status: 1 for a failure, 75 for what was stopped or not started."""
     found = [outcome for outcome, _, _ in outcomes]
-    done, finished, failed = (found.count(outcome) for outcome in ("done", "finished", "failed"))
-    lines = [f"train_all.sh: {done} done, {finished} skipped as finished, {failed} failed"]
-    forms = {
-        "stopped": "stopped, to be resumed by the next sweep: {0}",
-        "elsewhere": "left to another sweep: {0}",
-        "other": "refused: {0} holds another run: {1}",
-        "failed": "failed: {0} {1}",
-    }
-    for outcome, form in forms.items():
-        lines += [form.format(folder, detail) for other, folder, detail in outcomes if other == outcome]
-    if n_waiting:
-        were = "was" if n_waiting == 1 else "were"
-        lines.append(f"{run_folder.plural(n_waiting, 'run')} {were} not started: start the sweep again")
-    say("\n".join(lines) + "\n")
     return 1 if "failed" in found or "other" in found else 75 if "stopped" in found or n_waiting else 0
 
 
@@ -172,9 +169,10 @@ def slots(settings: Mapping[str, str]) -> list[dict[str, str]]:
 
 def visible_gpus(settings: Mapping[str, str]) -> list[str]:
     """Return the names of the GPUs to be used: those that were given, else all that nvidia-smi lists."""
-    given = settings.get("GPUS") or settings.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name]
+    if settings.get("GPUS"):
+        return gpus_of(settings["GPUS"])
+    if "CUDA_VISIBLE_DEVICES" in settings:
+        return [name for name in settings["CUDA_VISIBLE_DEVICES"].split(",") if name]
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
@@ -218,6 +216,7 @@ class Attempt:
 
     run: Run
     slot: int
+    number: int  # of the runs that were started, from 1
     retries: int  # that are left after this one
     began: float  # seconds since the epoch
     log: BinaryIO | None
@@ -246,6 +245,9 @@ class Sweep:
     waiting: list[Run] = field(default_factory=list)
     outcomes: list[tuple[str, str, str]] = field(default_factory=list)  # outcome, folder, reason
     active: list[Attempt] = field(default_factory=list)
+    n_runs: int = 0  # that were waiting at first
+    n_begun: int = 0
+    seconds: list[float] = field(default_factory=list)  # that each run took which is done
     stopping: int = 0  # once a signal has come: the exit status
 
     @property
@@ -288,14 +290,16 @@ class Sweep:
     def begin(self, run: Run) -> None:
         """Start a run in a free slot, unless another sweep has it by now, or has finished it."""
         found, reason = standing(run)
+        self.n_begun += 1
         if found in TO_RUN:
             free = set(range(len(self.slots))) - {attempt.slot for attempt in self.active}
-            self.start(run, min(free), self.retries)
+            self.start(run, min(free), self.n_begun, self.retries)
         else:
             self.outcomes.append(("other" if found == "other" else "elsewhere", run.folder, reason))
 
-    def start(self, run: Run, slot: int, retries: int) -> None:
+    def start(self, run: Run, slot: int, number: int, retries: int) -> None:
         """Start a run's process."""
+        say(f"[{number}/{self.n_runs}] {'started' if retries == self.retries else 'started again'}: {run.folder}\n")
         log = open_log(run)
         shown = os.fstat(log.fileno()).st_size if log else 0
         began = time.time()
@@ -308,7 +312,7 @@ class Sweep:
             env=os.environ | self.slots[slot],
             start_new_session=True,  # Ctrl-C and a closed terminal reach the sweep alone, which asks the run to save
         )
-        self.active.append(Attempt(run, slot, retries, began, log, shown, process))
+        self.active.append(Attempt(run, slot, number, retries, began, log, shown, process))
         if self.stopping:  # a signal came before there was a process
             process.terminate()
 
@@ -328,21 +332,21 @@ class Sweep:
             attempt.log.close()
         self.active.remove(attempt)
         log_job(Path(self.root), run, attempt.began, status)
-        outcome = outcome_of(run, status)
-        detail = ""
+        outcome, detail = outcome_of(run, status), ""
         if outcome in ("failed", "stopped"):
-            missing = f" without a {RECORD_FILE}" if status == 0 else ""
-            detail = f"(exit status {status}{missing}): {last_words(Path(run.folder))}"
+            detail = f"(exit status {status}{what_lacks(run) if status == 0 else ''}): {last_words(Path(run.folder))}"
             failure = note_failure(run, status)
             may_help = outcome == "failed" and status not in (0, 2) and failure.kind != "diverged"
             if may_help and attempt.retries and not self.stopping:
-                self.start(run, attempt.slot, attempt.retries - 1)
+                self.start(run, attempt.slot, attempt.number, attempt.retries - 1)
                 return
         if status == 130 and self.is_in_turn and not self.stopping:
             self.stopping = 130  # somebody interrupted the run: that was meant for the sweep
         self.outcomes.append((outcome, run.folder, detail))
-        if not self.is_in_turn:
-            say(f"{outcome}: {run.folder}\n")
+        seconds = time.time() - attempt.began
+        self.seconds += [seconds] if outcome == "done" else []
+        left = sweep_messages.time_left(self.seconds, len(self.waiting) + len(self.active), len(self.slots))
+        say(f"[{attempt.number}/{self.n_runs}] {outcome}: {run.folder} ({duration(seconds)}{left})\n")
 
 
 def bases_of(runs: list[Run]) -> dict[str, str]:
@@ -359,13 +363,22 @@ def bases_of(runs: list[Run]) -> dict[str, str]:
 
 def outcome_of(run: Run, status: int) -> str:
     """Return what a run's exit status comes to."""
-    if status == 0 and (Path(run.folder) / RECORD_FILE).exists():
-        return "done"
+    if status == 0:
+        return "failed" if what_lacks(run) else "done"
     if status in STOPPED:
         return "stopped"
     if status == 2 and standing(run)[0] in ("elsewhere", "finished"):
         return "elsewhere"  # another sweep's run has the folder, or had it
     return "failed"
+
+
+def what_lacks(run: Run) -> str:
+    """Return why a run isn't finished though its exit status is 0; nothing where it is."""
+    folder = Path(run.folder)
+    found, reason = state(folder, run.flags)
+    if found == "finished":
+        return ""
+    return f", but {reason}" if (folder / RECORD_FILE).exists() else f" without a {RECORD_FILE}"
 
 
 def note_failure(run: Run, status: int) -> Failure:

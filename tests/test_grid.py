@@ -12,6 +12,7 @@ from sweep_helpers import REPOSITORY, environment, train_all
 from sweep_helpers import dry_run as dry_run_lines
 
 import run_glue
+from glue_peft import grid
 
 
 def dry_run(*flags: str, **variables: str) -> list[list[str]]:
@@ -85,6 +86,34 @@ def test_lists_have_spaces_or_commas_and_seeds_ranges():
     ]
 
 
+def test_nothing_in_a_list_is_expanded(tmp_path):
+    """Neither patterns nor commands: a value is its words."""
+    (tmp_path / "a_model").mkdir()
+    variables = environment(MODELS="* $(touch${IFS}x)", ADAPTERS="lora", TASKS="rte", SEEDS="1", DRY_RUN="1")
+    command = ["bash", str(REPOSITORY / "train_all.sh")]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    models = [words[words.index("--model_name_or_path") + 1] for words in map(shlex.split, done.stdout.splitlines())]
+    assert models == ["*", "$(touch${IFS}x)"] and os.listdir(tmp_path) == ["a_model"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("0,1", "0 1"), ("0 1", "0 1"), ("0-2, 5", "0 1 2 5"), ("GPU-8f6c-1,MIG-a", "GPU-8f6c-1 MIG-a"), ("3", "3")],
+)
+def test_gpus_have_spaces_or_commas_and_ranges(text, names):
+    """A GPU's long name is no range."""
+    assert grid.gpus_of(text) == names.split()
+
+
+def test_a_variable_that_is_nearly_one_of_ours_is_a_warning_where_ours_is_set():
+    """One line; other variables of a system are none."""
+    done = train_all(
+        DRY_RUN="1", TASKS="rte", TASK="mrpc", SEEDS="1", TASK_ID="7", JOB_ID="8", MODELS_DIR="x", seed=""
+    )
+    assert done.returncode == 0 and {shlex.split(line)[5] for line in done.stdout.splitlines()} == {"rte"}
+    assert done.stderr == "train_all.sh: TASK is ignored, TASKS is set\n"
+
+
 def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
     """The recipe has none."""
     (command,) = dry_run(
@@ -126,7 +155,21 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ),
         ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
         ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
-        ({"GPUS": "0 1"}, [], "GPUS: 0 1 is not a list like 0,1,2"),
+        ({"GPUS": "3-1"}, [], "GPUS: 3-1 is not a list like 0,1,2 or 0-3"),
+        ({"GPUS": ","}, [], "GPUS: , is not a list like 0,1,2 or 0-3"),
+        ({"SEEDS": "4294967296"}, [], "SEEDS: 4294967296 is above 4294967295"),
+        ({"TAG": "/../x"}, [], "TAG: '/../x' has a slash, two dots, a tab or a line break"),
+        ({"TAG": ".."}, [], "TAG: '..' has a slash"),
+        ({"TAG": "a\tb"}, [], r"TAG: 'a\\tb' has a slash"),
+        ({"TAG": "a\nb"}, [], r"TAG: 'a\\nb' has a slash"),
+        ({"MODEL": "x"}, [], "MODEL: the variable is MODELS; rename it, or unset it"),
+        ({"adapters": "lora"}, [], "adapters: the variable is ADAPTERS"),
+        ({"Task": "rte"}, [], "Task: the variable is TASKS"),
+        ({"DRYRUN": "1"}, [], "DRYRUN: the variable is DRY_RUN"),
+        ({"GPU": "0"}, [], "GPU: the variable is GPUS"),
+        ({"JOB": "2"}, [], "JOB: the variable is JOBS"),
+        ({"RESULT": "r"}, [], "RESULT: the variable is RESULTS"),
+        ({"SLURM_ARRAY_TASK_ID": "a[$(touch /tmp/x)]"}, [], "--array: the grid has the lines 1 to 180, no a"),
         ({"RETRIES": "-1"}, [], "RETRIES: -1 is not a whole number"),
         (
             {"MODELS": "FacebookAI/roberta-base", "SLURM_ARRAY_TASK_ID": "91"},

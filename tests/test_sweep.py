@@ -5,6 +5,7 @@ The runs are those of a stand-in for the interpreter.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,13 +19,21 @@ import pytest
 from helpers import read
 from sweep_helpers import REPOSITORY, environment, train_all
 
-from glue_peft import run_folder, sweep
+from glue_peft import run_folder, sweep, sweep_messages
 from glue_peft.grid import Run
+from glue_peft.tasks import PAPER_TASKS
 
 STAND_IN = """#!PYTHON
 import json, os, pathlib, signal, sys, time
 sys.path.insert(0, "REPOSITORY")
 script, *flags = sys.argv[1:]
+if "glue_peft.preflight" in flags:
+    with open(pathlib.Path(__file__).parent / "checked", "a") as checked:
+        checked.write(sys.stdin.read() if not (pathlib.Path(__file__).parent / "checks").exists() else "")
+    if (pathlib.Path(__file__).parent / "endless").exists():
+        time.sleep(60)
+    if not (pathlib.Path(__file__).parent / "checks").exists():
+        sys.exit()  # torch takes seconds
 if not script.endswith("run_glue.py"):
     os.execv(sys.executable, [sys.executable, script, *flags])
 from glue_peft import run_folder
@@ -75,7 +84,8 @@ try:
             if kind:
                 run_folder.write_failure(folder, run_folder.Failure(kind, "as the run says"))
             sys.exit(int(number))
-        run_folder.write_json(folder / "eval_results.json", {"eval_accuracy": 0.5})
+        accuracy = 0.5 if (world / "collapse").exists() else 0.9
+        run_folder.write_json(folder / "eval_results.json", {"eval_accuracy": accuracy, "eval_f1": accuracy})
         run_folder.write_json(folder / "command.json", {"command": flags})
         run_folder.write_json(folder / "run.json", {"command": flags, "arguments": {}})
 except UsageError as error:
@@ -91,7 +101,8 @@ def world(tmp_path: Path) -> Path:
 
     status_TASK: the exit status of the task's runs, and the kind of failure that they leave; wait: run until SIGTERM,
     then save and exit with 75; late: go on when this is gone; slow: end a refused run when this is gone; kill: the
-    first run kills the sweep (1) or itself (0).
+    first run kills the sweep (1) or itself (0); checks: the flags are really checked, else noted in the
+    file checked; endless: that takes for ever; collapse: learn nothing.
     """
     path = tmp_path / "stand in"
     path.write_text(STAND_IN.replace("PYTHON", sys.executable, 1).replace("REPOSITORY", str(REPOSITORY)))
@@ -125,7 +136,7 @@ def test_a_failed_run_does_not_stop_the_rest_and_finished_ones_are_skipped(world
     (world / "status_mrpc").write_text("3")
     first = train_all(**settings(world, **jobs))
     assert first.returncode == 1
-    lines = first.stdout.splitlines()[-3:]
+    lines = first.stdout.splitlines()[-4:-1]
     assert lines[0] == "train_all.sh: 2 done, 0 skipped as finished, 2 failed"
     assert sorted(lines[1:]) == [
         f"failed: {world}/results/lora4/{seed}/mrpc (exit status 3): a line of the run" for seed in (1, 2)
@@ -516,6 +527,128 @@ def test_status_is_of_every_row_of_the_grid(world):
     assert len(calls(world)) == n_calls
 
 
+# Before anything starts, and what is said
+
+
+def checked(world: Path) -> list[list[str]]:
+    """The commands that were checked before a start."""
+    path = world / "checked"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_mistyped_flag_starts_nothing(world):
+    """One line that names it, by the interpreter of the runs."""
+    (world / "checks").touch()
+    done = train_all("--num_train_epoch", "3", **settings(world))
+    assert done.returncode == 2
+    assert re.fullmatch("train_all.sh: error: unknown argument .*--num_train_epoch.*\n", done.stderr)
+    assert not (world / "starts").exists() and not (world / "results").exists()
+
+
+@ENGINES
+def test_every_distinct_command_is_checked_once_unless_all_are_finished(world, jobs):
+    """Seeds aside; not by what only prints, and not when there is nothing left to start."""
+    for variable in ("DRY_RUN", "MISSING", "STATUS"):
+        train_all(**settings(world, **{variable: "1"}))
+    assert checked(world) == []
+    assert train_all(**settings(world, **jobs)).returncode == 0
+    tasks = [flags[flags.index("--task_name") + 1] for flags in checked(world)]
+    assert tasks == ["mrpc", "rte"]
+    (world / "checked").unlink()
+    assert train_all(**settings(world, **jobs)).returncode == 0
+    assert not (world / "checked").exists()
+
+
+def test_a_signal_ends_the_check(world):
+    """Nothing has started."""
+    (world / "endless").touch()
+    sweep = start(world)
+    while not (world / "checked").exists():
+        time.sleep(0.01)
+    sweep.terminate()
+    output, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == 75, output
+    assert not (world / "starts").exists() and "4 runs were not started" in output
+
+
+@pytest.mark.parametrize("python", ["nosuchpython", "false"])
+def test_an_interpreter_that_is_none_is_one_line(world, python):
+    """Missing, or too old."""
+    done = train_all(**settings(world, PYTHON=python))
+    assert done.returncode == 2
+    assert done.stderr == f"train_all.sh: error: PYTHON: {python} is not a Python of version 3.11 or later\n"
+
+
+@ENGINES
+def test_the_first_lines_say_what_will_run_and_the_last_what_comes_next(world, jobs):
+    """Models, adapters, tasks, seeds, where, what is finished, the disk; the number of each run; the table."""
+    train_all(**settings(world, SEEDS="1", TASKS="mrpc"))
+    (world / "collapse").touch()
+    done = train_all(**settings(world, **jobs))
+    first, second, *others = done.stdout.splitlines()
+    assert first == (
+        f"train_all.sh: 4 runs into {world}/results: models FacebookAI/roberta-base; adapters lora:4; tasks mrpc rte; "
+        "seeds 1-2"
+    )
+    at_a_time = "2 at a time" if jobs else "one at a time"
+    start = rf"train_all.sh: 1 finished, 3 to run, {at_a_time}; about 0 MB of disk \(as the 1 finished run\), "
+    assert re.fullmatch(start + r"(only )?[0-9.]+ [MG]B free", second)
+    assert others[0] == f"[1/3] started: {world}/results/lora4/1/rte"
+    ends = [line for line in others if re.match(r"\[[123]/3\] done: ", line)]
+    assert len(ends) == 3 and all(re.search(r"\(0:00:\d\d(, about 0:00:\d\d left)?\)$", line) for line in ends)
+    assert "left" in ends[0] and "left" not in ends[-1]
+    *_, last = others
+    assert "collapsed: " not in last and sum(line.startswith("collapsed: ") for line in others) == 3
+    word = shlex.quote(str(world / "stand in"))
+    assert last == f"the table: {word} parse_results.py {world}/results/lora4 1-2 --tasks mrpc,rte"
+    table = subprocess.run(
+        [sys.executable, *shlex.split(last)[3:]], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
+    assert table.returncode == 0, table.stderr
+
+
+def test_the_table_s_seeds_are_never_how_many():
+    """Seed 7 alone is 7-7; the paper's tasks need no option."""
+    runs = [Run(f"r/lora4/7/{task}", ("python", "run_glue.py")) for task in PAPER_TASKS]
+    assert sweep_messages.table_command(runs, {}) == "python parse_results.py r/lora4 7-7"
+
+
+def test_the_time_left_is_the_median_times_what_is_left_over_the_slots():
+    """Nothing before a run has ended, nor after the last."""
+    assert sweep_messages.time_left([], 4, 1) == "" == sweep_messages.time_left([60.0], 0, 1)
+    assert sweep_messages.time_left([60.0, 3600.0, 120.0], 6, 2) == ", about 0:06:00 left"
+    assert sweep_messages.time_left([60.0], 1, 8) == ", about 0:01:00 left"
+
+
+def test_the_disk_that_a_grid_takes(tmp_path):
+    """An adapter's run by its usual size, full fine-tuning by its model, and where runs are finished by theirs."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.safetensors").write_bytes(bytes(3_000_000))
+
+    def run(model: Path | str, adapter: str) -> Run:
+        """A run of a grid."""
+        return Run("r/a/1/rte", ("python", "x", "--model_name_or_path", str(model), "--adapter_name", adapter))
+
+    assert sweep_messages.expected_size(run("FacebookAI/roberta-large", "lora")) == 15e6
+    assert sweep_messages.expected_size(run("FacebookAI/roberta-large", "none")) == pytest.approx(1.445e9)
+    assert sweep_messages.expected_size(run(tmp_path / "model", "none")) == 18e6
+    text = sweep_messages.disk_text([run("m", "lora")] * 100, [str(tmp_path)], str(tmp_path / "new/results"))
+    assert text.startswith("about 300 MB of disk (as the 1 finished run), ")
+
+
+def test_a_run_that_ends_well_without_usable_results_has_failed(tmp_path):
+    """A run.json alone is not enough."""
+    flags = ("--task_name", "rte", "--do_eval")
+    run = Run(str(tmp_path), ("python", "run_glue.py", *flags))
+    assert sweep.outcome_of(run, 0) == "failed" and sweep.what_lacks(run) == " without a run.json"
+    run_folder.write_json(tmp_path / "run.json", {"command": list(flags), "arguments": {}})
+    assert sweep.outcome_of(run, 0) == "failed"
+    assert sweep.what_lacks(run) == ", but eval_results.json is missing or not a JSON object"
+    run_folder.write_json(tmp_path / "eval_results.json", {"eval_accuracy": 0.5})
+    os.utime(tmp_path / "run.json", (time.time() + 86400,) * 2)  # another machine's clock
+    assert sweep.outcome_of(run, 0) == "done"
+
+
 # The questions of a sweep
 
 
@@ -566,10 +699,10 @@ def test_ranges_are_slurm_s():
         ([], 1, 75),
     ],
 )
-def test_the_summary_counts_and_names_what_is_left(outcomes, n_waiting, status, capfd):
+def test_the_summary_counts_and_names_what_is_left(outcomes, n_waiting, status):
     """And its exit status: 1 for a failure, 75 for what was stopped or not started."""
-    assert sweep.summarize(outcomes, n_waiting) == status
-    first, *named = capfd.readouterr().out.splitlines()
+    assert sweep.exit_status(outcomes, n_waiting) == status
+    first, *named = sweep_messages.summary(outcomes, n_waiting)
     counts = [sum(outcome == kind for outcome, *_ in outcomes) for kind in ("done", "finished", "failed")]
     assert first == f"train_all.sh: {counts[0]} done, {counts[1]} skipped as finished, {counts[2]} failed"
     assert len(named) == sum(outcome not in ("done", "finished") for outcome, *_ in outcomes) + n_waiting
@@ -643,6 +776,7 @@ def test_a_slurm_task_runs_its_line_in_place_of_the_script(world):
     (call,) = calls(world)
     assert call["pid"] == task.pid and call["folder"] == f"{world}/results/lora4/2/mrpc"
     assert call["OMP_NUM_THREADS"] == "3"
+    assert not (world / "checked").exists()  # a task's own line is checked by its run
     assert "a line of the run" in (world / "results/lora4/2/mrpc/run.log").read_text()
     (world / "wait").unlink()
     assert slurm(world, 3).wait() == 0  # requeued

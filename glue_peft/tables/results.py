@@ -144,7 +144,7 @@ def distinct_roots(roots: list[str]) -> list[str]:
 def wanted_seeds(text: str) -> list[int]:
     """Return the seeds of NSEEDS: `5` is 1 to 5, `3-5` a range, `1,3` a list; else raise UsageError."""
     seeds: list[int] = []
-    for part_of_list in [f"1-{text}"] if text.isalnum() else text.split(","):
+    for part_of_list in [f"1-{text}"] if text.isalnum() else re.split(" *, *| +", text.strip()):
         match = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", part_of_list)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < first + MOST_SEEDS:
