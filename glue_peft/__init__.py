@@ -10,6 +10,7 @@ grid               train_all.sh's variables and a recipe -> the runs of the grid
 preflight          every distinct command of a grid is parsed and checked before anything starts
 sweep_messages     what a sweep says: what will run, time left, how it ended, the command for the table
 sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
+text_files         a user's own CSV and JSON files, every column as text
 data               files or hub -> splits -> task -> tokens
 methods            PEFT's methods and settings: which a run can train as they are meant, and names that must fit
 adalora            AdaLoRA's call after every step, and which of its ranks are saved

@@ -30,9 +30,9 @@ FLAGS = sorted(
 )
 WORDS = [
     "", "x", "0", "1", "-1", "2", "0.5", "nan", "inf", "1e400", "1e-300", "99999999999999999999", "true", "False",
-    "None", "null", "[]", "{}", '{"a": 1}', "no", "epoch", "steps", "best", "all", "none", "loss", "accuracy", "f1", "linear",
-    "cosine", "polynomial", "reduce_lr_on_plateau", "adafactor", "sgd", "adamw_bnb_8bit", "mrpc", "stsb", "mnli", "query",
-    "lora", "randlora", "vera", "/", "/dev/null", "nowhere/at all", "a" * 300, "\udcff", "é",
+    "None", "null", "[]", "{}", '{"a": 1}', "no", "epoch", "steps", "best", "all", "none", "loss", "accuracy", "f1",
+    "linear", "cosine", "polynomial", "reduce_lr_on_plateau", "adafactor", "sgd", "adamw_bnb_8bit", "mrpc", "stsb",
+    "mnli", "query", "lora", "randlora", "vera", "/", "/dev/null", "nowhere/at all", "a" * 300, "\udcff", "é",
     "--seed",
 ]  # fmt: skip
 JSONS = st.recursive(
