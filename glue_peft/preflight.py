@@ -29,9 +29,15 @@ def check_commands(
         return
     python = python_of(settings)
     command = [python, "-P", "-m", "glue_peft.preflight"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     lines: str | None = "".join(f"{json.dumps(flags)}\n" for flags in distinct_commands(runs, bases))
-    with subprocess.Popen(command, text=True, errors="surrogateescape", **pipes) as process:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="surrogateescape",
+    ) as process:
         while True:
             try:
                 out, err = process.communicate(lines, timeout=PATIENCE)
@@ -50,7 +56,7 @@ def distinct_commands(runs: list[Run], bases: Mapping[str, str]) -> list[list[st
 
     An adapter to start from that the grid will make is left out, as it needn't be there yet.
     """
-    found = {}
+    found: dict[tuple[str, ...], list[str]] = {}
     for run in sorted(runs, key=lambda run: int(run.seed)):
         flags = list(without(run.flags, "init_adapter_from")) if run.folder in bases else run.flags
         found[tuple(without(flags, "seed", "output_dir"))] = flags

@@ -85,7 +85,8 @@ try:
                 run_folder.write_failure(folder, run_folder.Failure(kind, "as the run says"))
             sys.exit(int(number))
         accuracy = 0.5 if (world / "collapse").exists() else 0.9
-        run_folder.write_json(folder / "eval_results.json", {"eval_accuracy": accuracy, "eval_f1": accuracy})
+        scores = {f"eval_{name}": accuracy for name in ("accuracy", "accuracy_mm", "f1")}
+        run_folder.write_json(folder / "eval_results.json", scores)
         run_folder.write_json(folder / "command.json", {"command": flags})
         run_folder.write_json(folder / "run.json", {"command": flags, "arguments": {}})
 except UsageError as error:
