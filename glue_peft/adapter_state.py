@@ -28,6 +28,7 @@ ALLOCATOR = (
     "exp_avg_ipt",
     "exp_avg_unc",
 )  # of AdaLoRA's RankAllocator: its memory of every weight's importance
+VELORAS_SWITCH = "lora_velora_initialized"
 
 logger = logging.getLogger("run_glue")
 
@@ -227,7 +228,7 @@ def has_own_state(model: nn.Module) -> bool:
         return True
     saved = saved_storages(model)
     left_out = any(p.requires_grad and storage_of(p) not in saved for p in model.parameters())
-    return left_out or bool(generators(model))
+    return left_out or bool(generators(model)) or bool(switches(model))
 
 
 def generators(model: nn.Module) -> dict[str, torch.Generator]:
@@ -239,9 +240,18 @@ def generators(model: nn.Module) -> dict[str, torch.Generator]:
     return found
 
 
+def switches(model: nn.Module) -> dict[str, dict[str, bool]]:
+    """Return VeLoRA's notes, by layer, of whether the first batch has set an adapter's projection."""
+    return {path: m.lora_velora_initialized for path, m in model.named_modules() if hasattr(m, VELORAS_SWITCH)}
+
+
 def trained_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Return everything that training changes: the trained parameters, generators, AdaLoRA's memory and ranks."""
+    """Return all that training changes: parameters, saved buffers, generators, switches, AdaLoRA's memory and ranks."""
+    saved = saved_storages(model)
     state = {f"parameter.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    state |= {f"buffer.{name}": b.detach() for name, b in model.named_buffers() if storage_of(b) in saved}
+    for path, values in switches(model).items():
+        state |= {f"switch.{path}.{adapter}": torch.tensor(value) for adapter, value in values.items()}
     state |= {f"generator.{name}": generator.get_state() for name, generator in generators(model).items()}
     if is_adalora(model):
         for kind in ALLOCATOR:
@@ -263,7 +273,7 @@ def save_trained_state(model: PeftModel, folder: Path) -> None:
 def load_trained_state(model: PeftModel, folder: Path) -> None:
     """Load trained_state.safetensors. Raises UsageError where it is missing or doesn't fit."""
     state = read_trained_state(model, folder)
-    parameters, states = dict(model.named_parameters()), generators(model)
+    tensors, states = dict(model.named_parameters()) | dict(model.named_buffers()), generators(model)
     if is_adalora(model):
         allocator, device = model.base_model.rankallocator, next(model.parameters()).device
         for kind in ALLOCATOR:
@@ -272,8 +282,11 @@ def load_trained_state(model: PeftModel, folder: Path) -> None:
         ranks = {name: kept.tolist() for name, kept in group(state, "rank").items()}
         model.active_peft_config.rank_pattern = ranks or None
     with torch.no_grad():
-        for name, tensor in group(state, "parameter").items():
-            parameters[name].copy_(tensor)
+        for name, tensor in (group(state, "parameter") | group(state, "buffer")).items():
+            tensors[name].copy_(tensor)
+    for name, tensor in group(state, "switch").items():
+        path, _, adapter = name.rpartition(".")
+        switches(model)[path][adapter] = bool(tensor)
     for name, tensor in group(state, "generator").items():
         states[name].set_state(tensor)
 
@@ -286,8 +299,9 @@ def read_trained_state(model: PeftModel, folder: Path) -> dict[str, torch.Tensor
     except Exception as error:  # missing, or written by a version that had no such file, or broken
         method = model.active_peft_config.peft_type.value
         raise UsageError(f"{path}: {method} can't be resumed without it: {first_line(error)}") from error
-    wanted = group(trained_state(model), "parameter")
-    check_fits(str(path), group(state, "parameter"), wanted)
+    wanted = trained_state(model)
+    for kind in ("parameter", "buffer"):
+        check_fits(str(path), group(state, kind), group(wanted, kind))
     return state
 
 

@@ -56,8 +56,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, with the next one where it only announces that; or its name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def run_script(main: Callable[[], int], script: str) -> int:

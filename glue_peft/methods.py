@@ -78,13 +78,13 @@ def check_settings(where: str, content: dict[str, Any]) -> None:
         raise UsageError(f"{where}: {method} can't be used here: {UNUSABLE_METHODS[method]}")
     if content.get("task_type") not in (None, "SEQ_CLS"):
         raise UsageError(f"{where}: task_type is {content['task_type']!r}; allowed: 'SEQ_CLS'")
-    check_types(where, method, content)
     for name, reason in UNUSABLE_SETTINGS.items():
         if content.get(name) not in (None, False):
             raise UsageError(f"{where}: {name} can't be used here: {reason}")
     init = content.get("init_lora_weights")
-    if init in UNUSABLE_INITS:
+    if isinstance(init, str) and init in UNUSABLE_INITS:
         raise UsageError(f"{where}: init_lora_weights {init!r} can't be used here: {UNUSABLE_INITS[init]}")
+    check_types(where, method, content)
     if content.get("loftq_config") and init != "loftq":
         raise UsageError(f"{where}: loftq_config has no effect without init_lora_weights 'loftq'")
     tokens = content.get("num_virtual_tokens", 1)

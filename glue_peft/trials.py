@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from glue_peft.errors import UsageError, first_line
 
+PADDING_ERROR = 1e-3  # of the logits; masking and rounding move them by 1e-6
 NOISE = 0.02  # standard deviation of the weights that a trial gives an adapter
 # Of the adapter's effect on the logits: merging float32 weights differs by 1e-4 of it or less, a wrong merge by 0.1.
 MERGING_ERROR = 0.01
@@ -31,9 +32,29 @@ def check_runs(where: str, model: PeftModel) -> None:
             raise
         except Exception as error:  # whatever the method and the model make of each other
             raise UsageError(f"{where}: {method} doesn't run on {kind}: {first_line(error)}") from error
+    if model.active_peft_config.is_prompt_learning:
+        check_padding(where, model)
     gradients = [parameter.grad for parameter in adapter_parameters(trial) if parameter.grad is not None]
     if not any(gradient.any() for gradient in gradients):
         raise UsageError(f"{where}: {method} with these settings does nothing on {kind}: it gets no gradient")
+
+
+def check_padding(where: str, model: PeftModel) -> None:
+    """Raise UsageError where a row's output depends on its padding.
+
+    A decoder looks in the tokens for the last one that is no padding; behind a prompt it is given none, only vectors.
+    """
+    row, padding = one_row(model), model.get_base_model().config.pad_token_id
+    if padding is None:
+        return
+    padded = {"input_ids": nn.functional.pad(row["input_ids"], (0, 3), value=padding)}
+    padded["attention_mask"] = nn.functional.pad(row["attention_mask"], (0, 3))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        trial = with_noise(model).eval()
+        off = (trial(**row).logits - trial(**padded).logits).abs().max().item()
+    if not off < PADDING_ERROR:
+        method, kind = model.active_peft_config.peft_type.value, type(model.get_base_model()).__name__
+        raise UsageError(f"{where}: {method} on {kind} reads padding: it moves a row's logits by {off:.2g}")
 
 
 def check_merges(model: PeftModel) -> None:
@@ -92,11 +113,11 @@ def adapter_parameters(model: PeftModel) -> list[nn.Parameter]:
 
 
 def one_row(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Return a row of eight tokens with a label; the last one ends a text, where the model knows such a token."""
+    """Return a row of four tokens with a label; the last one ends a text, where the model knows such a token."""
     config = model.get_base_model().config
-    tokens = torch.arange(5, 13) % config.get_text_config().vocab_size
+    tokens = torch.arange(5, 9) % config.get_text_config().vocab_size
     end = getattr(config, "eos_token_id", None)
     if isinstance(end, int):
         tokens[-1] = end
     label = torch.zeros(1) if config.num_labels == 1 else torch.zeros(1, dtype=torch.long)
-    return {"input_ids": tokens[None], "attention_mask": torch.ones(1, 8, dtype=torch.long), "labels": label}
+    return {"input_ids": tokens[None], "attention_mask": torch.ones(1, 4, dtype=torch.long), "labels": label}

@@ -260,13 +260,14 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused(trained, run, tiny, tmp_pat
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"peft_type": "NOPE"}', '{"peft_type": 3}', '{"peft_type": "LORA", "r": []}']
 )
-def test_a_saved_config_that_is_none_is_refused(content, trained, run, tmp_path):
+def test_a_saved_config_that_is_none_is_refused(content, trained, run, tiny, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
     (folder / "adapter_config.json").write_text(content)
+    flags = {"model_name_or_path": tiny / "bert"}
     with pytest.raises(UsageError, match=f"--adapter_path {folder}"):
-        run("a", adapter_path=folder, do_train=None, adapter_name=None, rank=None)
+        run("a", adapter_path=folder, do_train=None, adapter_name=None, rank=None, **flags)
     with pytest.raises(UsageError, match=f"--init_adapter_from {folder}"):
-        run("b", init_adapter_from=folder)
+        run("b", init_adapter_from=folder, **flags)
 
 
 # What an adapter stands on
@@ -288,6 +289,7 @@ def test_a_changed_base_is_verified(pissa, run, tiny, tmp_path):
     fixed = read(folder / "fixed_tensors.json")
     assert all(".base_layer." in name for name in fixed["sha256"]) and fixed["seed"] == 1
     flags = {"adapter_path": folder, "do_train": None, "adapter_name": None, "rank": None, "seed": 5}
+    flags["model_name_or_path"] = tiny / "bert"
     assert (
         read(run("same", **flags) / "eval_results.json")["eval_loss"] == read(pissa / "eval_results.json")["eval_loss"]
     )
