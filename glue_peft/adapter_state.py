@@ -246,7 +246,7 @@ def switches(model: nn.Module) -> dict[str, dict[str, bool]]:
 
 
 def trained_state(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Return all that training changes: parameters, saved buffers, generators, switches, AdaLoRA's memory and ranks."""
+    """Return all that training changes: parameters, buffers, generators, switches, AdaLoRA's memory and ranks."""
     saved = saved_storages(model)
     state = {f"parameter.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
     state |= {f"buffer.{name}": b.detach() for name, b in model.named_buffers() if storage_of(b) in saved}

@@ -1,5 +1,6 @@
 """What an adapter takes beside its choice, which is run_glue.py's: head, bases, hashes, counts, files and merging."""
 
+import copy
 import json
 import logging
 import math
@@ -194,12 +195,14 @@ def add_adapter(
     """
     path = adapter_args.adapter_config
     where = f"--adapter_config {path}" if path else f"--adapter_name {adapter_args.adapter_name}"
+    plain_config = copy.deepcopy(model.config)
     try:
         adapted = get_peft_model(model, config, revision=revision)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
         raise UsageError(f"{where}: {first_line(error)}") from error
+    adapted.plain_config = plain_config  # layer_replication changes the model's own
     check_head(where, adapted)
     if path is not None:
         trials.check_runs(where, adapted)

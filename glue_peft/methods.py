@@ -23,7 +23,7 @@ from glue_peft.run_folder import read_json
 
 # What a method lacks here. Everything else is tried: docs/methods.md has what each method does, from the tests.
 UNUSABLE_METHODS = {
-    "ADAMSS": "its call after every step, which moves the budget between subspaces, is made by nobody here",
+    "ADAMSS": "its call after every step, which moves its budget between subspaces, is not made",
     "ADAPTION_PROMPT": "it has no modules_to_save, so the new head would be neither trained nor saved",
     "CPT": "it is for causal language models",
     "MULTITASK_PROMPT_TUNING": "it wants a task's number with every row",
@@ -36,12 +36,12 @@ UNUSABLE_METHODS = {
 UNUSABLE_SETTINGS = {
     "alora_invocation_tokens": "the adapter only acts behind these tokens, which no task's rows contain",
     "arrow_config": "it routes between adapters that were trained before",
-    "corda_config": "nobody collects CorDA's covariances from the data",
-    "eva_config": "nobody makes EVA's pass over the data",
-    "kasa_config": "nobody adds KaSA's two losses",
-    "lora_ga_config": "nobody takes LoRA-GA's gradients on the data",
-    "megatron_config": "no layer is Megatron's",
-    "monteclora_config": "nobody adds MonteCLoRA's variational loss",
+    "corda_config": "CorDA's covariances are not collected from the data",
+    "eva_config": "EVA's pass over the data is not made",
+    "kasa_config": "KaSA's two losses are not added to the task's",
+    "lora_ga_config": "LoRA-GA's gradients on the data are not taken",
+    "megatron_config": "the models here have none of Megatron's layers",
+    "monteclora_config": "MonteCLoRA's variational loss is not added to the task's",
     "sample_at_inference": "every evaluation would give another score",
     "save_only_topk_weights": "what is saved can't be trained further, and is only nearly what was trained",
     "use_qalora": "it is for models quantised by GPTQ; on others it is plain LoRA",
@@ -87,6 +87,10 @@ def check_settings(where: str, content: dict[str, Any]) -> None:
     check_types(where, method, content)
     if content.get("loftq_config") and init != "loftq":
         raise UsageError(f"{where}: loftq_config has no effect without init_lora_weights 'loftq'")
+    if content.get("random_loc_seed", 0) is None:
+        raise UsageError(
+            f"{where}: random_loc_seed is None; it must be a number, from which every load draws the same"
+        )
     tokens = content.get("num_virtual_tokens", 1)
     if tokens is None or tokens < 1:
         raise UsageError(f"{where}: num_virtual_tokens is {tokens}; it must be at least 1")

@@ -362,7 +362,7 @@ class GlueTrainer(Trainer):
         self.model.train(was_training)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            self.model.get_base_model().config.save_pretrained(folder)
+            getattr(self.model, "plain_config", self.model.config).save_pretrained(folder)
             adapter_state.save_fixed(self.model, folder, self.fixed)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:

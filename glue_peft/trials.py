@@ -28,33 +28,34 @@ def check_runs(where: str, model: PeftModel) -> None:
         try:
             trial = with_noise(model).train()
             trial(**one_row(model)).loss.backward()
+            moved = moved_by_padding(model) if model.active_peft_config.is_prompt_learning else 0.0
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the method and the model make of each other
             raise UsageError(f"{where}: {method} doesn't run on {kind}: {first_line(error)}") from error
-    if model.active_peft_config.is_prompt_learning:
-        check_padding(where, model)
+    if not moved < PADDING_ERROR:
+        raise UsageError(f"{where}: {method} on {kind} reads padding: it moves a row's logits by {moved:.2g}")
     gradients = [parameter.grad for parameter in adapter_parameters(trial) if parameter.grad is not None]
     if not any(gradient.any() for gradient in gradients):
         raise UsageError(f"{where}: {method} with these settings does nothing on {kind}: it gets no gradient")
 
 
-def check_padding(where: str, model: PeftModel) -> None:
-    """Raise UsageError where a row's output depends on its padding.
+def moved_by_padding(model: PeftModel) -> float:
+    """Return by how much a row's logits depend on its padding.
 
     A decoder looks in the tokens for the last one that is no padding; behind a prompt it is given none, only vectors.
     """
-    row, padding = one_row(model), model.get_base_model().config.pad_token_id
+    padding = model.get_base_model().config.pad_token_id
     if padding is None:
-        return
-    padded = {"input_ids": nn.functional.pad(row["input_ids"], (0, 3), value=padding)}
-    padded["attention_mask"] = nn.functional.pad(row["attention_mask"], (0, 3))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        trial = with_noise(model).eval()
-        off = (trial(**row).logits - trial(**padded).logits).abs().max().item()
-    if not off < PADDING_ERROR:
-        method, kind = model.active_peft_config.peft_type.value, type(model.get_base_model()).__name__
-        raise UsageError(f"{where}: {method} on {kind} reads padding: it moves a row's logits by {off:.2g}")
+        return 0.0
+    short = {"input_ids": one_row(model)["input_ids"][:, 1:], "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    padded = {
+        "input_ids": nn.functional.pad(short["input_ids"], (0, 1), value=padding),
+        "attention_mask": nn.functional.pad(short["attention_mask"], (0, 1)),
+    }
+    trial = with_noise(model).eval()
+    with torch.no_grad():
+        return (trial(**short).logits - trial(**padded).logits).abs().max().item()
 
 
 def check_merges(model: PeftModel) -> None:
