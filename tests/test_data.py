@@ -200,16 +200,25 @@ def test_too_long_a_max_seq_length_is_clipped_with_a_warning(run, caplog):
         ({"train": None, "validation": "x"}, "exactly one of --task_name"),
         ({"train.txt": "sentence,label\n"}, "train.txt: must be a .csv or a .json file"),
         ({"train": "sentence\na\n", "validation": "sentence\na\n"}, "no column `label`"),
-        ({"train": "label\n0\n1\n", "validation": "label\n0\n"}, "no text column"),
-        ({"train": "s,label\na,0\nb,1\n", "validation": "s,label\na,2\n"}, "labels unseen in training: .2."),
+        ({"train": "label\n0\n1\n", "validation": "label\n0\n"}, "no column with texts"),
+        (
+            {"train": "s,label\na,0\nb,1\n", "validation": "s,label\na,2\n"},
+            "validation.csv: row 1: the label '2' is unseen in training, which has 0, 1",
+        ),
         ({"train": "s,label\na,0\nb,0\n", "validation": "s,label\na,0\n"}, "a single value"),
-        ({"train": "s,label\na,x\nb,\n", "validation": "s,label\na,x\n"}, "empty cells in its column `label`"),
-        ({"train": "s,label\na,x\n,y\n", "validation": "s,label\na,x\n"}, "empty cells in its column `s`"),
-        ({"train": "s,label\n1,x\n2,y\n", "validation": "s,label\n1,x\n"}, "`s` of the train split is not text"),
-        ({"train.json": "{broken", "validation.json": "{}"}, "train.json: not a readable json file"),
+        (
+            {"train": "s,label\na,x\nb,\n", "validation": "s,label\na,x\n"},
+            "train.csv: row 2 has an empty cell in the column `label`",
+        ),
+        (
+            {"train": "s,label\na,x\n,y\n", "validation": "s,label\na,x\n"},
+            "train.csv: row 2 has an empty cell in the column `s`",
+        ),
+        ({"train": "s,label\n1,x\n2,y\n", "validation": "s,label\n1,x\n"}, "train.csv: no column with texts"),
+        ({"train.json": "{broken", "validation.json": "{}"}, "train.json: not JSON"),
         (
             {"train.json": '{"s": "a", "label": ["x"]}', "validation.json": '{"s": "a", "label": ["x"]}'},
-            "one kind alone",
+            "train.json: row 1: 'label' is not a text or a number",
         ),
     ],
 )

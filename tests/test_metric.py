@@ -185,7 +185,7 @@ def test_sides_of_unequal_length_are_refused(task, lengths):
 
 def test_outputs_that_are_no_numbers_are_a_divergence():
     """A metric would hide them."""
-    task = Task("own", None, ("text", None), ("no", "yes"), is_regression=False)
+    task = Task("own", None, ("text", None), ("no", "yes"), False, {}, {})
     compute_metrics = make_compute_metrics(task)
     logits = np.array([[0.0, 1.0], [2.0, 1.0]])
     metrics = compute_metrics(EvalPrediction(predictions=logits, label_ids=np.array([1, 1])))

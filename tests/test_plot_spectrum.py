@@ -267,7 +267,7 @@ def test_bad_folders_and_files(trained, tmp_path, capsys):
         ([tmp_path / "none", tmp_path / "a.png"], "neither adapter_config.json nor model.safetensors"),
         ([trained("lora"), tmp_path / "a.gif"], "OUT must be a file .png, .pdf, .svg"),
         ([trained("lora"), tmp_path / "missing" / "a.png"], "in an existing folder"),
-        ([broken, tmp_path / "a.png"], f"{broken}: can't be loaded"),
+        ([broken, tmp_path / "a.png"], f"{broken}: its weights can't be read"),
         ([nameless, tmp_path / "a.png"], "doesn't name its pre-trained model; give --model_name_or_path"),
     ):
         status, said = plot(capsys, *argv)

@@ -322,12 +322,12 @@ def test_a_failure_leaves_its_line_beside_the_run(run, tmp_path, monkeypatch):
     assert noted["kind"] == "diverged" and noted["message"].startswith("the training loss is ")
 
     def broken(*args, **kwargs):
-        raise TypeError("compute_loss() got something\nelse")
+        raise TypeError("training_step() got something\nelse")
 
     with monkeypatch.context() as patch, pytest.raises(TypeError):
-        patch.setattr(GlueTrainer, "compute_loss", broken)
+        patch.setattr(GlueTrainer, "training_step", broken)
         run("broken")
-    assert read_failure(tmp_path / "broken") == Failure("error", "TypeError: compute_loss() got something")
+    assert read_failure(tmp_path / "broken") == Failure("error", "TypeError: training_step() got something")
 
 
 # Evaluations during training, and the optimizer
