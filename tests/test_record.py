@@ -41,8 +41,8 @@ def test_record_holds_what_made_the_numbers_and_no_token(run):
 def test_record_has_the_keys_that_tables_and_older_records_have(run):
     """Also of a run that only trains, which has no scores, and of one that only evaluates."""
     keys = set(
-        "adapter_config adapter_config_file arguments base_model command data data_sha256 device fast_adapters git_commit "
-        "metrics parameters peak_memory platform precision processes saved_bytes scores seconds threads "
+        "adapter_config adapter_config_file arguments base_model command data data_sha256 device fast_adapters "
+        "git_commit metrics parameters peak_memory platform precision processes saved_bytes scores seconds threads "
         "unpadded_encoder versions".split()
     )
     folder = run(eval_strategy="epoch", selection_fraction=0.25)
