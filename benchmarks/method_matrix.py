@@ -367,7 +367,7 @@ def table(results: dict[str, tuple[dict[str, str], list[str]]]) -> str:
     lines += [
         f"| {name} | " + " | ".join(cells[column] for column in COLUMNS) + " |" for name, (cells, _) in results.items()
     ]
-    refused = [f"- {name}: `{line}`" for name, (_, words) in results.items() for line in words]
+    refused = [f"- {name}: `{shown(line)}`" for name, (_, words) in results.items() for line in words]
     return "\n".join([*INTRODUCTION, *lines, "", "## What is refused, and with which words", "", *refused])
 
 
