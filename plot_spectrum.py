@@ -120,7 +120,7 @@ def labelled(folders: list[Path]) -> list[tuple[str, Path]]:
 
     RESULTS/<adapter>/<seed>/<task> is a sweep's run; another folder is an adapter of its own.
     """
-    runs = dict.fromkeys(folder.resolve() for folder in folders)
+    runs = dict.fromkeys(Path(os.path.realpath(folder)) for folder in folders)
     rows = {run: run.parents[1] if run.parent.name.isdigit() else run for run in runs}
     distinct = list(dict.fromkeys(rows.values()))
     above = os.path.commonpath(distinct)

@@ -545,8 +545,8 @@ def check_adapter_arguments(
     if adapter_args.save_merged is not None:
         if adapter == "none":
             raise UsageError("--save_merged has no effect with --adapter_name none: the saved model is plain already")
-        merged = Path(adapter_args.save_merged).resolve()
-        if merged == Path(training_args.output_dir).resolve():
+        merged = Path(os.path.realpath(adapter_args.save_merged))
+        if merged == Path(os.path.realpath(training_args.output_dir)):
             raise UsageError("--save_merged: needs a folder of its own, not --output_dir")
         if any(path.is_file() for path in (merged, *merged.parents)):
             raise UsageError(f"--save_merged {adapter_args.save_merged}: is a file or below one, not a folder")
@@ -578,7 +578,7 @@ def check_folders(
     model_args: ModelArguments, adapter_args: AdapterArguments, training_args: GlueTrainingArguments
 ) -> None:
     """Raise UsageError where the run would delete or overwrite what it reads."""
-    output, merged = Path(training_args.output_dir).resolve(), adapter_args.save_merged
+    output, merged = Path(os.path.realpath(training_args.output_dir)), adapter_args.save_merged
     for args, names in (
         (model_args, ("model_name_or_path", "config_name", "tokenizer_name")),
         (adapter_args, ("adapter_path", "init_adapter_from")),
@@ -587,13 +587,13 @@ def check_folders(
             source = getattr(args, name)
             if source is None or not Path(source).exists():
                 continue
-            folder = Path(source).resolve()
+            folder = Path(os.path.realpath(source))
             is_checkpoint = folder.parent == output and CHECKPOINT.fullmatch(folder.name)
             if folder == output or is_checkpoint:
                 raise UsageError(
                     f"--output_dir {training_args.output_dir}: holds --{name} {source}; give another folder"
                 )
-            if merged is not None and Path(merged).resolve() == folder:
+            if merged is not None and Path(os.path.realpath(merged)) == folder:
                 raise UsageError(f"--save_merged {merged}: is --{name} itself; give another folder")
     if merged is not None and not may_hold_merged(Path(merged), Path(training_args.output_dir)):
         raise UsageError(f"--save_merged {merged}: holds files that no run with this --output_dir left there")

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import logging
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -141,7 +142,7 @@ def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datase
         return load_dataset(
             builder,
             name=f"sha256-{digest[:32]}",
-            data_files=[glob.escape(str(file.resolve())) for file in files],
+            data_files=[glob.escape(os.path.realpath(file)) for file in files],
             split="train",
             cache_dir=cache_dir,
         )

@@ -1,6 +1,7 @@
 """What a start of run_glue.py makes of the folder that it finds: refuse it, skip the run, resume it, or clear it."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def look_at(output_dir: Path, args: GlueTrainingArguments, command: list[str]) -
         raise UsageError(
             f"--output_dir {output_dir} holds {left[0]}, and no record that says a run made it: give another folder"
         )
-    named = args.resume_from_checkpoint and Path(args.resume_from_checkpoint).resolve().parent == output_dir.resolve()
+    named = args.resume_from_checkpoint and Path(os.path.realpath(args.resume_from_checkpoint)).parent == Path(
+        os.path.realpath(output_dir)
+    )
     if left and not (args.resume or args.overwrite_output_dir or named):
         raise UsageError(
             f"--output_dir {output_dir} holds a run already ({left[0]}): give --resume to continue it, "
