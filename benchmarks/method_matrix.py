@@ -76,21 +76,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "LOKR decompose": {"r": 2, "decompose_both": True, "decompose_factor": 8},
     "LOKR lycoris": {"r": 4, "init_weights": "lycoris"},
     "LORA": LORA,
-    **{
-        f"LORA init {init}": {**LORA, "init_lora_weights": init}
-        for init in (
-            False,
-            "gaussian",
-            "olora",
-            "pissa",
-            "pissa_niter_4",
-            "orthogonal",
-            "mica",
-            "eva",
-            "corda",
-            "lora_ga",
-        )
-    },
+    **{f"LORA init {init}": {**LORA, "init_lora_weights": init} for init in INITS},
     "LORA init loftq": {**LORA, "init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4, "loftq_iter": 1}},
     "LORA alora": {**LORA, "alora_invocation_tokens": [5, 6]},
     "LORA all-linear": {**LORA, "target_modules": "all-linear"},

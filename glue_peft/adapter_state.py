@@ -23,11 +23,8 @@ from glue_peft.adalora import is_adalora
 from glue_peft.errors import UsageError, first_line
 
 TORCHS_OWN = ("_parameters", "_buffers", "_modules")
-ALLOCATOR = (
-    "ipt",
-    "exp_avg_ipt",
-    "exp_avg_unc",
-)  # of AdaLoRA's RankAllocator: its memory of every weight's importance
+# Of AdaLoRA's RankAllocator: its memory of every weight's importance.
+ALLOCATOR = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 VELORAS_SWITCH = "lora_velora_initialized"
 
 logger = logging.getLogger("run_glue")

@@ -20,12 +20,11 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from glue_peft.errors import OneLineParser, UsageError
-from glue_peft.flags import given_flags, without_secrets
+from glue_peft.flags import MAX_SEED, given_flags, without_secrets
 from glue_peft.methods import read_saved_config
 from glue_peft.run_folder import CHECKPOINT, MERGED_FILE, read_json
 from glue_peft.tasks import TASKS
 
-MAX_SEED = 2**32 - 1  # numpy's limit
 MAX_BATCH = 2**31 - 1  # what a 32-bit index reaches
 
 task_to_keys = {name: task.sentence_keys for name, task in sorted(TASKS.items())}  # Hugging Face's name
@@ -272,7 +271,7 @@ class GlueTrainingArguments(TrainingArguments):
         metadata={"help": "Continue from the last complete checkpoint in --output_dir; a finished run is left alone."},
     )
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete the run that --output_dir holds and start afresh."}
+        default=False, metadata={"help": "Start afresh in place of the run that --output_dir holds."}
     )
     classifier_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the head. Default: --learning_rate."}

@@ -84,7 +84,7 @@ def run_script(main: Callable[[], int], script: str) -> int:
     except StoppedBySignal as error:
         status, line = 75, str(error)
     except KeyboardInterrupt:
-        status, line = 130, "interrupted: start it again with --resume"
+        status, line = 130, "interrupted" + ": start it again with --resume" * (script == "run_glue.py")
     except Exception as error:
         traceback.print_exc()
         status, line = 1, f"error: {type(error).__name__}"

@@ -13,6 +13,8 @@ from typing import Any
 
 from glue_peft.run_folder import read_json
 
+MAX_SEED = 2**32 - 1  # numpy's limit
+
 
 class FlagKind(Enum):
     """What another value of a flag makes of a run."""

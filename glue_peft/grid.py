@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glue_peft.errors import UsageError
-from glue_peft.flags import given_flags
+from glue_peft.flags import MAX_SEED, given_flags
 from glue_peft.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -47,7 +47,6 @@ MISSPELT = {
     "DRYRUN": "DRY_RUN",
 }
 LONGEST_RANGE = 10_000
-MAX_SEED = 2**32 - 1  # numpy's limit
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,8 @@ from glue_peft.data import Task
 from glue_peft.errors import DivergedError, UsageError
 from glue_peft.tasks import TASKS
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("run_glue")
 
-# What the hub's metric knows beside GLUE's nine tasks.
-FURTHER_CONFIGURATIONS = dict.fromkeys(("mnli_matched", "mnli_mismatched", "hans", "ax"), ("accuracy",))
-METRICS_OF = {name: task.metrics for name, task in TASKS.items()} | FURTHER_CONFIGURATIONS
 CORRELATIONS = ("matthews_correlation", "pearson", "spearmanr")
 SCORE_OF: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": lambda predictions, references: np.mean(predictions == references),
@@ -60,7 +57,7 @@ def checked(task: str, name: str, values: list[float]) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         raise ValueError(f"{task}: there are no {name} to score")
-    are_classes = "pearson" not in METRICS_OF[task]
+    are_classes = "pearson" not in TASKS[task].metrics
     wrong, kind = ~np.isfinite(array), "NaN or infinite"
     if are_classes and not wrong.any():
         wrong, kind = array != np.rint(array), "not class numbers (0, 1, ...)"
@@ -81,7 +78,7 @@ def has_constant_side(task: str, predictions: np.ndarray, references: np.ndarray
 
 def task_scores(task: str, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """Return the scores of `task` under the hub's names, without `combined_score`."""
-    names = METRICS_OF[task]
+    names = TASKS[task].metrics
     if set(names) & set(CORRELATIONS) and has_constant_side(task, predictions, references):
         return dict.fromkeys(names, 0.0)
     return {name: float(SCORE_OF[name](predictions, references)) for name in names}
@@ -92,8 +89,8 @@ class Glue(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         """Describe the metric to `evaluate`; an unknown configuration is an error."""
-        if self.config_name not in METRICS_OF:
-            raise ValueError(f"GLUE's metric has no configuration {self.config_name!r}, only {', '.join(METRICS_OF)}")
+        if self.config_name not in TASKS:
+            raise ValueError(f"GLUE's metric has no configuration {self.config_name!r}, only {', '.join(TASKS)}")
         # float64 for classes too: evaluate writes 2.5 into an int64 column as 2. No format="numpy": datasets would
         # return float64 columns as float32.
         value = datasets.Value("float64")

@@ -36,8 +36,6 @@ STOPPED = (75, 129, 130, 138, 143)  # by its own word, or by SIGHUP, SIGINT, SIG
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 POLL = 0.02  # seconds between two looks at the runs
 TIME = "%Y-%m-%d %H:%M:%S"
-JOB_LOG = "joblog.tsv"  # below the root of the results
-OLD_JOB_LOG = "joblog_old.tsv"  # GNU parallel's, of an earlier version of the sweep, with command lines
 
 
 def main() -> int:
@@ -396,12 +394,12 @@ def note_failure(run: Run, status: int) -> Failure:
 
 def log_job(root: Path, run: Run, began: float, status: int) -> None:
     """Add a line to the log of all runs, in one piece, as several sweeps may write there."""
-    path = root / JOB_LOG
+    path = root / run_folder.JOB_LOG
     started = time.strftime(TIME, time.localtime(began))
     line = os.fsencode(f"{run.folder}\t{started}\t{time.time() - began:.1f}\t{status}\n")
     with contextlib.suppress(OSError):
         if path.exists() and path.read_bytes().startswith(b"Seq\t"):
-            path.replace(root / OLD_JOB_LOG)
+            path.replace(root / run_folder.OLD_JOB_LOG)
         with contextlib.suppress(FileExistsError), open(path, "xb", buffering=0) as file:
             file.write(b"run\tstart\tseconds\texit_status\n")
         with open(path, "ab", buffering=0) as file:

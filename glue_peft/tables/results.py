@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from glue_peft.errors import UsageError
+from glue_peft.run_folder import JOB_LOG, OLD_JOB_LOG
 from glue_peft.tables.collapse import collapse, divergence
 from glue_peft.tables.read import EPOCHS, Run, UnusableFileError, printable, read_run
 from glue_peft.tasks import METRICS, PAPER_TASKS, TASKS, main_metric
 
 STSB_METRICS = TASKS["stsb"].metrics + ("combined_score",)
 MOST_SEEDS = 9999
-JOB_LOGS = ("joblog.tsv", "joblog_old.tsv")  # of sweeps, beside the adapters' folders
 
 
 @dataclass
@@ -134,7 +134,7 @@ def read_results(args: argparse.Namespace) -> Results:
 
 def distinct_roots(roots: list[str]) -> list[str]:
     """Return the folders without repeats, so that `x/lora4 x/*` compares all with lora4, and without a sweep's log."""
-    kept = [root for root in roots if os.path.basename(root) not in JOB_LOGS or os.path.isdir(root)]
+    kept = [root for root in roots if os.path.basename(root) not in (JOB_LOG, OLD_JOB_LOG) or os.path.isdir(root)]
     if not kept:
         raise UsageError(f"ROOT: no folder of results, only {roots[0]}")
     first = {os.path.abspath(root): root for root in reversed(kept)}
