@@ -380,9 +380,9 @@ def shown(line: str) -> str:
 INTRODUCTION = (
     f"# What each method of PEFT {peft.__version__} does here",
     "",
-    "A row is a method, or a method with settings that change what is drawn, trained or saved, on a tiny BERT, for two",
-    "epochs of four steps. `tests/test_methods.py` checks each cell (`make test-slow` all, `make test` a few), and this",
-    "page is written by",
+    "A row is a method, or a method with settings that change what is drawn, trained or saved, on a tiny BERT, for",
+    "two epochs of four steps. `tests/test_methods.py` checks each cell (`make test-slow` all, `make test` a few), and",
+    "this page is written by",
     "",
     "```bash",
     "python -m benchmarks.method_matrix TINY > docs/methods.md",
