@@ -84,6 +84,7 @@ from glue_peft.data import (
     hold_out,
     load_raw_datasets,
     match_tokenizer,
+    order_of_labels,
     splits,
     tokenize,
 )
@@ -128,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         tokenizer = load_tokenizer(model_args)
         architecture = build_architecture(config, model_args)
         adapter_config = make_adapter_config(adapter_args, architecture, training_args.seed)
-        match_tokenizer(tokenizer, config, architecture, task, data_args)
+        match_tokenizer(tokenizer, config, architecture)
         # Preprocessing the raw_datasets
         limit = adapters.leave_room(count_positions(architecture), adapter_config, adapter_args)
         tokenized_datasets = tokenize(raw_datasets, task, label_order, tokenizer, limit, data_args, training_args)
@@ -192,12 +193,11 @@ def load_config(
         name = saved
     try:
         config = AutoConfig.from_pretrained(name, **hub_arguments(model_args))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever a file that isn't a model's config makes the library meet
         raise UsageError(f"--model_name_or_path {name}: {first_line(error)}") from error
     names = [str(label) for label in task.label_list]
-    own_names = {str(label).lower(): int(i) for label, i in config.label2id.items()}
-    has_same_names = own_names.keys() == {label.lower() for label in names}
-    if saved == name and (config.num_labels != task.num_labels or not (task.is_regression or has_same_names)):
+    own_order = order_of_labels(config.label2id, names)
+    if saved == name and (config.num_labels != task.num_labels or not (task.is_regression or own_order)):
         raise UsageError(
             f"--adapter_path {saved}: trained for the labels {list(config.label2id)}, the data have {names}"
         )
@@ -207,10 +207,8 @@ def load_config(
         config.problem_type = "regression"
         return config, None
     # Some models have set the order of the labels to use, so let's make sure we do use it
-    label_order = list(range(task.num_labels))
-    if has_same_names:
-        label_order = [own_names[label.lower()] for label in names]
-    elif config.label2id != PreTrainedConfig(num_labels=config.num_labels).label2id:
+    label_order = own_order or list(range(task.num_labels))
+    if own_order is None and config.label2id != PreTrainedConfig(num_labels=config.num_labels).label2id:
         logger.warning(f"the model's labels {list(config.label2id)} are not the data's: the data's {names} are used")
     config.num_labels = task.num_labels
     config.id2label = dict(zip(label_order, names, strict=True))
@@ -234,7 +232,7 @@ def load_tokenizer(model_args: ModelArguments) -> transformers.PreTrainedTokeniz
     name = model_args.tokenizer_name or model_args.model_name_or_path
     try:
         return AutoTokenizer.from_pretrained(name, use_fast=model_args.use_fast_tokenizer, **hub_arguments(model_args))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as in load_config
         raise UsageError(f"--tokenizer_name {name}: {first_line(error)}") from error
 
 
@@ -245,7 +243,7 @@ def build_architecture(config: PreTrainedConfig, model_args: ModelArguments) -> 
             return AutoModelForSequenceClassification.from_config(
                 config, trust_remote_code=model_args.trust_remote_code
             )
-    except ValueError as error:
+    except Exception as error:  # as in load_config
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}") from error
 
 

@@ -79,7 +79,7 @@ def leave_room(positions: int, config: PeftConfig | None, adapter_args: AdapterA
     if folder is not None:
         config = methods.read_saved_config(where, folder)
     prompt = methods.virtual_tokens(config)
-    if positions - prompt < LEAST_TOKENS:
+    if prompt and positions - prompt < LEAST_TOKENS:
         raise UsageError(f"{where}: num_virtual_tokens is {prompt}, and the model has {positions} positions in all")
     return positions - prompt
 

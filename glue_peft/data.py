@@ -442,22 +442,31 @@ def label_positions(task: Task, rows: datasets.Dataset) -> dict[str | int, int]:
     return {label: i for i, label in enumerate(task.label_list)}
 
 
+def order_of_labels(label2id: dict[str, int], names: list[str]) -> list[int] | None:
+    """Return a model's output for each of the data's labels by name; None unless each has one, and one of its own.
+
+    Upper and lower case are told apart only where that is needed.
+    """
+    for spelled in (str, str.lower):
+        outputs = {spelled(str(name)): output for name, output in label2id.items()}
+        order = [outputs.get(spelled(name)) for name in names]
+        if len(outputs) == len(names) and {*order} == {*range(len(names))}:
+            return order
+    return None
+
+
 def match_tokenizer(
     tokenizer: transformers.PreTrainedTokenizerBase,
     config: transformers.PreTrainedConfig,
     architecture: nn.Module,
-    task: Task,
-    data_args: DataTrainingArguments,
 ) -> None:
     """Let model and tokenizer agree on the padding token; raise UsageError where they don't belong together."""
-    check_tokenizer(tokenizer, architecture.get_input_embeddings().weight.shape[0], task, data_args)
+    check_tokenizer(tokenizer, architecture.get_input_embeddings().weight.shape[0])
     agree_on_padding(config, architecture, tokenizer)
 
 
-def check_tokenizer(
-    tokenizer: transformers.PreTrainedTokenizerBase, embedded: int, task: Task, data_args: DataTrainingArguments
-) -> None:
-    """Raise UsageError where the tokenizer is not the model's, can't pad, or leaves no room for a text.
+def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, embedded: int) -> None:
+    """Raise UsageError where the tokenizer is not the model's, or can't pad.
 
     `embedded` is how many tokens the model has embeddings for. It may be rounded up from the tokenizer's number, by
     0.4 % in DeBERTa's case; a folder without tokenizer files gives a tokenizer of a handful of tokens.
@@ -470,13 +479,6 @@ def check_tokenizer(
         )
     if tokenizer.pad_token_id is None:
         raise UsageError(f"--tokenizer_name {name}: the tokenizer has no padding token, which a batch of rows needs")
-    texts = sum(key is not None for key in task.sentence_keys)
-    least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
-    if data_args.max_seq_length < least:
-        raise UsageError(
-            f"--max_seq_length {data_args.max_seq_length}: allowed are {least} and more, as the tokenizer adds "
-            f"{least - texts} tokens of its own"
-        )
 
 
 def agree_on_padding(
@@ -510,7 +512,7 @@ def tokenize(
 
     label_order[i] is the model's output for the task's label i; None for regression.
     """
-    settings = tokenizer_settings(tokenizer, max_positions, data_args)
+    settings = tokenizer_settings(tokenizer, max_positions, task, data_args)
     tokenized = {}
     wanted = {
         "train": (training_args.do_train, data_args.max_train_samples),
@@ -537,10 +539,18 @@ def tokenize(
 
 
 def tokenizer_settings(
-    tokenizer: transformers.PreTrainedTokenizerBase, max_positions: int, data_args: DataTrainingArguments
+    tokenizer: transformers.PreTrainedTokenizerBase, max_positions: int, task: Task, data_args: DataTrainingArguments
 ) -> dict[str, Any]:
-    """Return the arguments of every call of the tokenizer."""
+    """Return the arguments of every call of the tokenizer. Raises UsageError where they leave no room for a text."""
     limit = min(tokenizer.model_max_length, max_positions)
+    texts = sum(key is not None for key in task.sentence_keys)
+    least = tokenizer.num_special_tokens_to_add(pair=texts == 2) + texts
+    if min(data_args.max_seq_length, limit) < least:
+        ours = "" if limit >= least else f", and model, adapter and tokenizer together allow {limit}"
+        raise UsageError(
+            f"--max_seq_length {data_args.max_seq_length}: needed are {least} or more, as the tokenizer adds "
+            f"{least - texts} tokens of its own{ours}"
+        )
     if data_args.max_seq_length > limit:
         logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
     # Padding strategy: here to the same length for every row, or by the data collator to the longest of a batch

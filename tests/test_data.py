@@ -11,6 +11,7 @@ import pytest
 from helpers import REPOSITORY, arguments, read
 
 import run_glue
+from glue_peft.data import order_of_labels
 from glue_peft.errors import UsageError
 from glue_peft.trainer import GlueTrainer
 
@@ -188,6 +189,38 @@ def test_too_long_a_max_seq_length_is_clipped_with_a_warning(run, caplog):
     """To the model's positions."""
     run(max_seq_length=10_000, pad_to_max_length=True)
     assert any("--max_seq_length 10000 is above the model's 64" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize(("flags", "allowed"), [({"max_seq_length": 5}, ""), ({}, "together allow 5")])
+def test_a_length_that_leaves_no_room_for_texts_is_refused(run, tiny, tmp_path, flags, allowed):
+    """A pair's special tokens are four; by the flag, or by what the tokenizer says of its model."""
+    shutil.copytree(tiny / "roberta", tmp_path / "short")
+    settings = read(tmp_path / "short" / "tokenizer_config.json") | ({} if flags else {"model_max_length": 5})
+    (tmp_path / "short" / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        UsageError, match=f"--max_seq_length {flags.get('max_seq_length', 128)}: needed are 6.*{allowed}"
+    ):
+        run(model_name_or_path=tmp_path / "short", **flags)
+
+
+@pytest.mark.parametrize(
+    ("label2id", "order"),
+    [
+        ({"same": 1, "different": 0}, [1, 0]),
+        ({"SAME": 1, "DIFFERENT": 0}, [1, 0]),
+        ({"same": 0, "different": 0}, None),  # one output for both
+        ({"same": 5, "different": 7}, None),  # outputs that the head doesn't have
+        ({"same": 0, "different": 1, "unknown": 2}, None),
+    ],
+)
+def test_labels_are_matched_by_name(label2id, order):
+    """Each to an output of its own, or none."""
+    assert order_of_labels(label2id, ["same", "different"]) == order
+
+
+def test_labels_that_differ_in_case_alone_stay_apart():
+    """As a run on such data saved them."""
+    assert order_of_labels({"A": 0, "a": 1}, ["A", "a"]) == [0, 1]
 
 
 # Bad input

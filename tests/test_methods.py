@@ -163,7 +163,7 @@ def test_a_bad_setting_is_one_line(changes, message, run, tiny, tmp_path):
 def test_prompts_count_as_tokens(run, tiny, tmp_path):
     """A row as long as the model allows has no room for them."""
     flags = {"adapter_name": None, "rank": None, "model_name_or_path": tiny / "bert", "max_seq_length": 64}
-    path = write(tmp_path / "adapter.json", peft_type="PROMPT_TUNING", num_virtual_tokens=60)
+    path = write(tmp_path / "adapter.json", peft_type="PROMPT_TUNING", num_virtual_tokens=59)
     folder = run("trained", adapter_config=path, **flags)
     run("again", **{**flags, "adapter_path": folder, "do_train": None})
     path = write(tmp_path / "longer.json", peft_type="PROMPT_TUNING", num_virtual_tokens=61)

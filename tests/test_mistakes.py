@@ -1,12 +1,14 @@
 """Paths that are no use, given to every script wherever it takes one: one line that names it, and no waiting."""
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import arguments, write_rows
+from helpers import arguments, read, write_rows
 
 import make_submission
 import parse_results
@@ -99,6 +101,27 @@ def test_run_glue(tiny, tmp_path, place, as_a_user, capsysbinary, flag, kind):
     if flag in ("adapter_config", "adapter_path"):
         flags |= {"adapter_name": None, "rank": None, "do_train": True if flag == "adapter_config" else None}
     assert end_of(run_glue.main, arguments(tiny, tmp_path / "out", **flags), capsysbinary) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", []),
+        ("config.json", {"hidden_size": "x"}),
+        ("config.json", {"num_attention_heads": 0}),
+        ("config.json", {"hidden_act": "unknown"}),
+        ("config.json", {"id2label": ["a", "b"]}),
+        ("tokenizer.json", {}),
+        ("tokenizer_config.json", []),
+    ],
+)
+def test_files_of_a_model_that_are_none(tiny, tmp_path, capsysbinary, name, content):
+    """JSON, but not what the library expects there; an object is merged into the one that is there."""
+    shutil.copytree(tiny / "roberta", tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_text(json.dumps({**read(path), **content} if content else content))
+    argv = arguments(tiny, tmp_path / "out", model_name_or_path=tmp_path / "model", max_steps=1)
+    assert end_of(run_glue.main, argv, capsysbinary) == 2
 
 
 @pytest.mark.parametrize("kind", PATHS)

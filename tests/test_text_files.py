@@ -1,7 +1,6 @@
 """text_files.py, and what data.py makes of its texts: kinds of tasks, faults by file, row and value."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -155,15 +154,8 @@ def test_the_tokenizer_has_to_be_the_models(tokens, embedded, refused):
         name_or_path, pad_token_id = "x", 0
         __len__ = lambda self: tokens  # noqa: E731
 
-        def num_special_tokens_to_add(self, pair):
-            """As BERT's."""
-            return 3 if pair else 2
-
-    task = SimpleNamespace(sentence_keys=("a", "b"))
     if refused:
         with pytest.raises(UsageError, match="don't belong together"):
-            check_tokenizer(Tokenizer(), embedded, task, DataTrainingArguments())
+            check_tokenizer(Tokenizer(), embedded)
     else:
-        check_tokenizer(Tokenizer(), embedded, task, DataTrainingArguments(max_seq_length=5))
-        with pytest.raises(UsageError, match="--max_seq_length 4: allowed are 5 and more"):
-            check_tokenizer(Tokenizer(), embedded, task, DataTrainingArguments(max_seq_length=4))
+        check_tokenizer(Tokenizer(), embedded)
