@@ -8,6 +8,7 @@ A cell is "equal" or "refused", with the line that the script prints below the t
 the exit status is 1. tests/test_methods.py runs the same.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -365,8 +366,15 @@ def shown(line: str) -> str:
 INTRODUCTION = (
     f"# What each method of PEFT {peft.__version__} does here",
     "",
-    "Written by `python -m benchmarks.method_matrix`; tests/test_methods.py checks each cell. A row is a method, or",
-    "a method with settings that change what is drawn, trained or saved, on a tiny BERT, two epochs of four steps.",
+    "A row is a method, or a method with settings that change what is drawn, trained or saved, on a tiny BERT, for",
+    "two epochs of four steps. `tests/test_methods.py` checks each cell (`make test-slow` all, `make test` a few).",
+    "This page is written by",
+    "",
+    "```bash",
+    "python -m benchmarks.method_matrix TINY > docs/methods.md",
+    "```",
+    "",
+    "where `python tests/make_tiny.py TINY` has made the model and the data.",
     "",
     "- **resume**: from the first epoch's checkpoint; weights, optimizer, metrics, predictions, to the bit.",
     "- **best epoch**: what `--load_best_model_at_end` saves and evaluates against the best checkpoint, to the bit.",
@@ -378,15 +386,27 @@ INTRODUCTION = (
 )
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.method_matrix",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tiny", metavar="TINY", type=Path, help="where tests/make_tiny.py has made model and data")
+    parser.add_argument("starts", metavar="NAME", nargs="*", help="only the rows whose names begin so")
+    return parser.parse_args()
+
+
+def main() -> int:
     """Print the table for all cases, or for those whose names begin as given."""
-    tiny, *starts = sys.argv[1:] if argv is None else argv
+    args = parse_arguments()
     results = {}
     for name in SETTINGS:
-        if starts and not name.startswith(tuple(starts)):
+        if args.starts and not name.startswith(tuple(args.starts)):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            results[name] = cells, _ = try_method(name, Path(tiny), Path(folder))
+            results[name] = cells, _ = try_method(name, args.tiny, Path(folder))
         print(name, *cells.values(), sep="\t", file=sys.stderr)
     print(table(results))
     return 0 if all(is_right(cells) for cells, _ in results.values()) else 1

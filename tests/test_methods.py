@@ -11,7 +11,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from helpers import arguments, read, saved_weights
+from helpers import Killed, arguments, assert_same_results, killed_at_step_5, read, saved_weights
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -314,6 +314,21 @@ def test_other_random_parts_are_refused(run, tiny, tmp_path):
     write(folder / "adapter_config.json", **{**config, "proj_seed": 43})
     with pytest.raises(UsageError, match="unilora_indices.* is not what the adapter was trained on: UNILORA"):
         run("again", adapter_path=folder, do_train=None, **flags)
+
+
+# What PEFT saves less of than is trained
+
+
+@pytest.mark.parametrize("name", ["ADALORA", "LORA velora once", "P_TUNING lstm"])
+def test_a_killed_run_ends_as_if_it_had_not_been(name, run, tiny, tmp_path):
+    """From a checkpoint in mid-epoch."""
+    path = write(tmp_path / "adapter.json", **method_matrix.config_of(name))
+    flags = {"adapter_name": None, "rank": None, "adapter_config": path, "model_name_or_path": tiny / "bert"}
+    flags |= {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 3}
+    whole = run("whole", **flags)
+    with killed_at_step_5(), pytest.raises(Killed):
+        run("killed", **flags)
+    assert_same_results(whole, run("killed", **flags, resume=True))
 
 
 # AdaLoRA
