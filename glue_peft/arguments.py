@@ -437,6 +437,8 @@ def check_training_arguments(args: GlueTrainingArguments, given: set[str]) -> No
         raise UsageError("--resume and --overwrite_output_dir contradict each other: give one of them")
     if not args.eval_do_concat_batches:
         raise UsageError("--no_eval_do_concat_batches: a task's metric is of the entire set, not of a batch")
+    if args.max_steps != -1 and args.max_steps < 1:
+        raise UsageError(f"--max_steps {args.max_steps}: must be at least 1, or -1 for --num_train_epochs")
     check_integrations(args)
     if args.selection_fraction is not None:
         if not args.do_train:

@@ -75,7 +75,9 @@ def run_script(main: Callable[[], int], script: str) -> int:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
         line = f"error: {error.filename or type(error).__name__}: {error.strerror or first_line(error)}"
-    except ImportError as error:  # a package that a flag needs
+    except ImportError as error:  # a package that a flag needs, unless it is a module of our own
+        if (error.name or "").startswith("glue_peft"):
+            traceback.print_exc()
         status, line = 2, f"error: {first_line(error)}"
     except UsageError as error:
         status, line = 2, f"error: {error}"

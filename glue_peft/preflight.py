@@ -5,6 +5,7 @@ sweep does without, and the runs' own interpreter. Commands come on stdin, a JSO
 mistake is the one line on stdout, with exit status 2.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def check(flags: list[str]) -> None:
 
 def main() -> int:
     """Check the commands on stdin; print the first mistake, and return 2 if there is one."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # bytes of a path that are no UTF-8 leave as they came
+        sys.stdout.reconfigure(errors="surrogateescape")
     commands = [json.loads(line) for line in sys.stdin]
     try:
         for flags in commands:

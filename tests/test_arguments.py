@@ -195,6 +195,7 @@ def test_numbers_outside_their_range_are_refused_by_flag(tiny, tmp_path, name):
         ({"report_to": "wandb"}, "--report_to wandb: is not installed, or unknown; allowed here are none, all"),
         ({"push_to_hub": True}, "--push_to_hub: HF_HUB_OFFLINE is set"),
         ({"fp16_full_eval": True}, "--fp16_full_eval: the model itself would be rounded"),
+        ({"max_steps": 0}, "--max_steps 0: must be at least 1"),
         ({"label_names": "x"}, "--label_names: the labels are in the column"),
         ({"no_eval_do_concat_batches": True}, "--no_eval_do_concat_batches: a task's metric"),
         ({"dataset_config_name": "x"}, "--dataset_config_name goes with --dataset_name, not with --task_name"),
