@@ -141,6 +141,8 @@ def main(argv: list[str] | None = None) -> int:
         check_fixed(model, checkpoint or adapter_args.adapter_path or adapter_args.init_adapter_from)
         check_checkpoint(model, checkpoint)
         trainer.rehearse()
+        if adapter_args.save_merged and training_args.should_save:
+            adapters.claim_merged_folder(Path(adapter_args.save_merged), output_dir)
         if earlier:
             trainer.recall_training()
         else:
@@ -157,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         if training_args.do_predict:
             predict_splits(trainer, tokenized_datasets, task, record)
         if adapter_args.save_merged and trainer.is_world_process_zero():
-            adapters.save_merged(model, tokenizer, Path(adapter_args.save_merged), output_dir)
+            adapters.save_merged(model, tokenizer, Path(adapter_args.save_merged))
         finish(trainer, record, began, earlier)
     return 0
 

@@ -278,12 +278,18 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     }
 
 
-def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, output_dir: Path) -> None:
+def claim_merged_folder(folder: Path, output_dir: Path) -> None:
+    """Make the folder of --save_merged and say whose it is; raises UsageError where it can't be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        run_folder.write_json(folder / run_folder.MERGED_FILE, {"output_dir": os.path.realpath(output_dir)})
+    except OSError as error:
+        raise UsageError(f"--save_merged {folder}: can't be written: {error.strerror}") from error
+
+
+def save_merged(model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Save a plain model whose weights contain the adapter's update, with its tokenizer; `model` stays merged."""
     plain = trials.merge(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    # First, so that a run that is killed here may save it again.
-    run_folder.write_json(folder / run_folder.MERGED_FILE, {"output_dir": os.path.realpath(output_dir)})
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     logger.info(f"Saved the merged model to {folder}")

@@ -77,7 +77,9 @@ RANGES = {
     "vera_d_initial": (-math.inf, math.inf, "]["),
     "projection_prng_key": (0, 2**64 - 1, "[]"),
     "dataloader_num_workers": (0, MAX_BATCH, "[]"),
+    "dataloader_prefetch_factor": (1, MAX_BATCH, "[]"),
     "ddp_timeout": (1, MAX_BATCH, "[]"),
+    "neftune_noise_alpha": (0, math.inf, "]["),
 }
 # Flags of older versions of transformers, and what they are called now.
 RENAMED_FLAGS = {
@@ -567,6 +569,15 @@ def find_model(model_args: ModelArguments, adapter_args: AdapterArguments, given
         model_args.model_revision = saved.revision
 
 
+def is_utf8(text: str) -> bool:
+    """Say whether a text can be written in UTF-8, as a path with other bytes in it can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def may_hold_merged(folder: Path, output_dir: Path) -> bool:
     """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in."""
     if not os.path.isdir(folder) or not os.listdir(folder):
@@ -580,6 +591,9 @@ def check_folders(
 ) -> None:
     """Raise UsageError where the run would delete or overwrite what it reads."""
     output, merged = Path(os.path.realpath(training_args.output_dir)), adapter_args.save_merged
+    for name, folder in (("output_dir", training_args.output_dir), ("save_merged", merged or "")):
+        if not is_utf8(folder):
+            raise UsageError(f"--{name} {folder}: the path is not UTF-8, and tokenizers can't be saved to it")
     for args, names in (
         (model_args, ("model_name_or_path", "config_name", "tokenizer_name")),
         (adapter_args, ("adapter_path", "init_adapter_from")),

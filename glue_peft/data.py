@@ -28,7 +28,7 @@ from torch import nn
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
 from glue_peft.errors import UsageError, first_line
 from glue_peft.record import DataDescription
-from glue_peft.tasks import main_metric
+from glue_peft.tasks import TASKS, main_metric
 from glue_peft.text_files import read_text_file
 
 logger = logging.getLogger("run_glue")
@@ -331,11 +331,24 @@ def kind_of_labels(
         if task_name != "stsb":
             raise UsageError(f"--task_name {task_name}: its labels are classes, but the data's are {dtype}")
         is_regression, label_list = True, ()
+    if task_name is not None:
+        check_names_of_labels(feature, label_list, task_name)
     if not is_regression and len(label_list) < 2:
         raise UsageError(
             f"{next(iter(sources.values()))}: `label` has a single value, {label_list}; classification needs two"
         )
     return is_regression, label_list
+
+
+def check_names_of_labels(feature: Any, label_list: tuple[str | int, ...], task_name: str) -> None:
+    """Raise UsageError where a GLUE task's data have other labels than GLUE's, or the same in another order."""
+    names = list(TASKS[task_name].spellings or label_list)
+    if isinstance(feature, datasets.ClassLabel):
+        is_glues = list(label_list) == names
+    else:
+        is_glues = set(label_list) <= {*names, *range(len(names)), *map(str, range(len(names)))}
+    if not is_glues:
+        raise UsageError(f"--task_name {task_name}: its labels are {', '.join(names)}, the data's {list(label_list)}")
 
 
 def kind_of_texts(

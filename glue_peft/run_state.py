@@ -1,5 +1,6 @@
 """Is the run in a folder finished, open, broken, or another one? The one decision of --resume and of every sweep."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def fault_of_results(folder: Path, record: dict[str, Any] | None, flags: dict[st
     """Say what is wrong with the results of a run that has ended; None where nothing is."""
     if record is None:
         return f"{RECORD_FILE} is not a JSON object"
+    if not any(flags_of(record)):
+        return f"{RECORD_FILE} doesn't say by which arguments it was made"
+    for name in ("adapter_model.safetensors", "model.safetensors"):
+        size = os.path.getsize(folder / name) if (folder / name).exists() else None
+        if None not in (size, record.get("saved_bytes")) and size != record["saved_bytes"]:
+            return f"{name} has {size} bytes, not the {record['saved_bytes']} of {RECORD_FILE}"
     if not flags.get("do_eval"):
         return None
     results = read_json(folder / "eval_results.json")

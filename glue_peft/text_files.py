@@ -72,6 +72,10 @@ def json_rows(path: Path, text: str) -> Iterable[dict[str, str | None]]:
         if not isinstance(row, dict):
             raise UsageError(f"{path}: row {number} is not an object but {json.dumps(row)[:60]}")
         for name, value in row.items():
+            if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise UsageError(
+                    f"{path}: row {number}: {name!r} holds half a letter (a lone surrogate): {ascii(value)}"
+                )
             if isinstance(value, dict | list):
                 raise UsageError(f"{path}: row {number}: {name!r} is not a text or a number: {json.dumps(value)[:60]}")
         yield {name: str(value).lower() if isinstance(value, bool) else value for name, value in row.items()}

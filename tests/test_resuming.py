@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import pytest
 from helpers import ADAPTERS, Killed, equal, killed_at_step_5, read, saved_weights
@@ -314,3 +315,16 @@ def test_somebody_elses_model_is_neither_resumed_nor_overwritten(run, tmp_path):
         with pytest.raises(UsageError, match="no record that says a run made it: give another folder"):
             run(**flags)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_merged_model_that_cannot_be_written_costs_nothing(run, tmp_path):
+    """It is tried before the old run is set aside; a path that tokenizers can't be saved to is refused by flag."""
+    folder = run()
+    before = (folder / "run.json").read_bytes()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--save_merged .*: can't be written: "):
+        run(overwrite_output_dir=True, save_merged="/proc/nowhere/merged")
+    for flag in ("output_dir", "save_merged"):
+        with pytest.raises(UsageError, match=f"--{flag} .*: the path is not UTF-8"):
+            run(overwrite_output_dir=True, **{flag: os.fsdecode(bytes(tmp_path) + b"/\xff")})
+    assert (folder / "run.json").read_bytes() == before

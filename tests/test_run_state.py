@@ -65,3 +65,24 @@ def test_only_a_log_or_a_failure_protects_nothing(tmp_path):
     assert state(tmp_path, FLAGS) == ("open", "")
     run_folder.clear(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.lock", "run.log"]
+
+
+@pytest.mark.parametrize("record", [{}, {"date": "2031-01-01"}])
+def test_a_record_that_says_nothing_is_no_end(tmp_path, record):
+    """Although the flags beside it are the right ones: the run is made again."""
+    flags = ["--seed", "1"]
+    run_folder.write_json(tmp_path / "command.json", {"command": flags})
+    run_folder.write_json(tmp_path / "run.json", record)
+    assert state(tmp_path, flags) == ("broken", "run.json doesn't say by which arguments it was made")
+
+
+def test_saved_weights_of_another_size_are_broken(tmp_path):
+    """As a full disk or a broken copy leaves them; weights that somebody moved away are no fault."""
+    flags = ["--seed", "1"]
+    run_folder.write_json(tmp_path / "run.json", {"command": flags, "saved_bytes": 5})
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"12345")
+    assert state(tmp_path, flags)[0] == "finished"
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    assert state(tmp_path, flags) == ("broken", "adapter_model.safetensors has 0 bytes, not the 5 of run.json")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    assert state(tmp_path, flags)[0] == "finished"

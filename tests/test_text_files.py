@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments
-from glue_peft.data import check_tokenizer, describe_task, load_raw_datasets
+from glue_peft.data import check_names_of_labels, check_tokenizer, describe_task, load_raw_datasets
 from glue_peft.errors import UsageError
 
 
@@ -159,3 +160,32 @@ def test_the_tokenizer_has_to_be_the_models(tokens, embedded, refused):
             check_tokenizer(Tokenizer(), embedded)
     else:
         check_tokenizer(Tokenizer(), embedded)
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "is_right"),
+    [
+        ("sst2", ["negative", "positive"], True),
+        ("sst2", ["positive", "negative"], False),
+        ("rte", ["not_entailment", "entailment"], False),
+        ("wnli", ["not_entailment", "entailment"], True),
+        ("qnli", ["no", "yes"], False),
+    ],
+)
+def test_a_glue_tasks_labels_are_glues_own_in_their_order(task, names, is_right):
+    """WNLI's order is the reverse of RTE's; F1 and the leaderboard go by it."""
+    feature = datasets.ClassLabel(names=names)
+    if is_right:
+        check_names_of_labels(feature, tuple(names), task)
+    else:
+        with pytest.raises(UsageError, match=f"--task_name {task}: its labels are .*, the data's "):
+            check_names_of_labels(feature, tuple(names), task)
+    check_names_of_labels(datasets.Value("int64"), (0, 1), task)
+    with pytest.raises(UsageError, match="its labels are"):
+        check_names_of_labels(datasets.Value("int64"), (1, 2), task)
+
+
+def test_half_a_letter_is_named(tmp_path):
+    """A lone surrogate, which no file of ours could hold."""
+    with pytest.raises(UsageError, match="row 1: 'sentence' holds half a letter"):
+        task_of(tmp_path, '{"sentence": "\\ud800 a", "label": 1}', suffix=".json")
