@@ -44,8 +44,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, set_seed
 
 from glue_peft import run_folder
-from glue_peft.adapter_state import check_fits, check_fixed, hash_tensors, read_weights, seed_of
+from glue_peft.adapter_state import check_fits, check_fixed, has_paper_bases, hash_tensors, read_weights, seed_of
 from glue_peft.errors import OneLineParser, UsageError, first_line, run_script
+from glue_peft.paper_bases import draw_paper_bases
 from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, WIDTH, check_figure_file, plain, write_figure
 from glue_peft.tables.read import part
 from glue_peft.tables.results import row_names
@@ -185,6 +186,8 @@ def load_adapter(model: nn.Module, folder: Path) -> PeftModel:
     weights = read_weights(where, folder)
     loaded = PeftModel.from_pretrained(model, folder)
     check_fits(where, weights, get_peft_model_state_dict(loaded), with_values=True)
+    if has_paper_bases(folder):
+        draw_paper_bases(loaded)
     check_fixed(loaded, folder)
     return loaded
 

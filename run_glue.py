@@ -204,9 +204,9 @@ def load_config(
             f"--adapter_path {saved}: trained for the labels {list(config.label2id)}, the data have {names}"
         )
     config.finetuning_task = task.metric
+    adapters.set_head_dropout(config, model_args.classifier_dropout)
     if task.is_regression:
-        config.num_labels = 1
-        config.problem_type = "regression"
+        config.num_labels, config.problem_type = 1, "regression"
         return config, None
     # Some models have set the order of the labels to use, so let's make sure we do use it
     label_order = own_order or list(range(task.num_labels))

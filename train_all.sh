@@ -18,7 +18,7 @@
 #   MODELS    models; one that the recipe doesn't have takes the rows of its first model
 #   ADAPTERS  adapters; lora:8 is LoRA with another rank; none is full fine-tuning and needs --learning_rate
 #   TASKS     tasks; one that the recipe doesn't have takes the row of its first task, if that serves several
-#   SEEDS     seeds and ranges of seeds (default: 1-5)
+#   SEEDS     seeds and ranges of seeds (default: the recipe's)
 # Where, and with what:
 #   RESULTS   the root of the results (default: finetuned_results)
 #   TAG       added to the adapter's folder, so that variants don't share one (TAG=_lr3e-4)

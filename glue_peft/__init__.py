@@ -3,9 +3,11 @@
 errors             UsageError and its kin, and how a script ends: one line and an exit status
 tasks              GLUE's tasks: columns, metrics, names, labels; the only list of them
 flags              what another value of a flag means: nothing, another run, other scores (no torch, unlike arguments)
+learning_rates     rates by the names of parameters, and the optimizer's groups for them
 arguments          the flags of run_glue.py, and what is refused at once
 run_folder         a run's folder: names, lock, atomic writes, checkpoints, failures
 run_state          is the run in a folder finished, open, broken, or another one?
+recipe             what a recipe says of itself: seeds, statistic, epoch, published rows
 grid               train_all.sh's variables and a recipe -> the runs of the grid, each with its folder and command
 preflight          every distinct command of a grid is parsed and checked before anything starts
 sweep_messages     what a sweep says: what will run, time left, how it ended, the command for the table
@@ -14,6 +16,7 @@ text_files         a user's own CSV and JSON files, every column as text
 data               files or hub -> splits -> task -> tokens
 methods            PEFT's methods and settings: which a run can train as they are meant, and names that must fit
 adalora            AdaLoRA's call after every step, and which of its ranks are saved
+paper_bases        RandLoRA's random bases as its authors' code draws them
 adapter_state      what an adapter stands on, by hash, and what its checkpoints hold beyond PEFT's own file
 trials             what can only be tried, before training: does a method run on a model, can it be merged?
 adapters           head, bases and counts; PEFT config files; adding, loading and starting from adapters; merging

@@ -175,14 +175,18 @@ def check_random_bases(model: nn.Module, folder: Path) -> None:
         )
 
 
+def has_paper_bases(folder: Path | str) -> bool:
+    """Say whether the saved adapter in a folder was trained with --paper_bases."""
+    return (run_folder.read_json(Path(folder) / run_folder.BASES_FILE) or {}).get("paper_bases") is True
+
+
 def save_fixed(model: PeftModel, folder: Path, description: dict[str, Any] | None) -> None:
     """Write beside a saved adapter the hashes of what it stands on."""
     bases = random_bases(model)
     if bases:
-        key = model.active_peft_config.projection_prng_key
-        run_folder.write_json(
-            folder / run_folder.BASES_FILE, {"sha256": hash_tensors(bases), "projection_prng_key": key}
-        )
+        content = {"sha256": hash_tensors(bases), "projection_prng_key": model.active_peft_config.projection_prng_key}
+        content |= {"paper_bases": True} if getattr(model, "paper_bases", False) else {}
+        run_folder.write_json(folder / run_folder.BASES_FILE, content)
     if description is not None:
         run_folder.write_json(folder / run_folder.FIXED_FILE, description)
 

@@ -12,16 +12,19 @@ import peft
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from glue_peft import adalora, adapter_state, methods, run_folder, trials
 from glue_peft.arguments import AdapterArguments, ModelArguments
 from glue_peft.errors import UsageError, first_line
+from glue_peft.paper_bases import draw_paper_bases
 from glue_peft.record import ParameterCounts
 
 # The names of all linear layers in BERT's and RoBERTa's encoders.
 BERT_LAYERS = ("query", "key", "value", "dense")
+# What configs call the dropout in front of the head, in the order in which they are looked for.
+HEAD_DROPOUTS = ("classifier_dropout", "seq_classif_dropout", "classifier_dropout_prob", "cls_dropout")
 LEAST_TOKENS = 4  # of a row: a pair of one word each, with what separates them
 
 logger = logging.getLogger("run_glue")
@@ -38,6 +41,17 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     modules = [plain.get_submodule(name) for name in head_modules(plain)]
     return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def set_head_dropout(config: PreTrainedConfig, rate: float | None) -> None:
+    """Set the dropout in front of the head; None leaves the model's own. Raises UsageError where it has none."""
+    if rate is None:
+        return
+    own = [name for name in HEAD_DROPOUTS if hasattr(config, name)]
+    own += ["cls_dropout"] if config.model_type.startswith("deberta") else []  # not in its config by itself
+    if not own:
+        raise UsageError(f"--classifier_dropout: {config.model_type} has no dropout of its own in front of the head")
+    setattr(config, own[0], rate)
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -94,6 +108,10 @@ def agree_with_saved(config: PeftConfig, adapter_args: AdapterArguments) -> None
     for name in ("projection_prng_key", "save_projection"):
         if name in saved and name not in given and getattr(adapter_args, name) in (None, False):
             setattr(config, name, saved[name])
+    has_paper_bases = adapter_state.has_paper_bases(folder)
+    if adapter_args.paper_bases and not has_paper_bases:
+        raise UsageError(f"--init_adapter_from {folder}: its random bases are PEFT's, not those of --paper_bases")
+    adapter_args.paper_bases = has_paper_bases
     free = {"base_model_name_or_path", "inference_mode", "modules_to_save", "peft_version", "revision", "auto_mapping"}
     for name, value in json.loads(json.dumps(config.to_dict(), default=sorted)).items():
         theirs = json.loads(json.dumps(saved.get(name), default=sorted))
@@ -203,6 +221,8 @@ def add_adapter(
     except Exception as error:  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
         raise UsageError(f"{where}: {first_line(error)}") from error
     adapted.plain_config = plain_config  # layer_replication changes the model's own
+    if adapter_args.paper_bases:
+        draw_paper_bases(adapted)
     check_head(where, adapted)
     if path is not None:
         trials.check_runs(where, adapted)
@@ -239,6 +259,8 @@ def load_saved(model: PreTrainedModel, folder: Path, base_sha256: str, adapter_a
         raise UsageError(f"{where}: {first_line(error)}") from error
     if loaded.active_peft_config.peft_type == peft.PeftType.ADALORA:
         adalora.make_usable(loaded)
+    if adapter_state.has_paper_bases(folder):
+        draw_paper_bases(loaded)
     adapter_state.check_fits(where, weights, peft.get_peft_model_state_dict(loaded), with_values=True)
     if adapter_args.save_merged is not None:
         trials.check_merges(loaded)

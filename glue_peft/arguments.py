@@ -21,6 +21,7 @@ from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from glue_peft.errors import OneLineParser, UsageError
 from glue_peft.flags import MAX_SEED, given_flags, without_secrets
+from glue_peft.learning_rates import parse_rates
 from glue_peft.methods import read_saved_config
 from glue_peft.run_folder import CHECKPOINT, MERGED_FILE, read_json
 from glue_peft.tasks import TASKS
@@ -52,6 +53,7 @@ RANGES = {
     "gradient_accumulation_steps": (1, MAX_BATCH, "[]"),
     "learning_rate": (0, math.inf, "]["),
     "classifier_learning_rate": (0, math.inf, "]["),
+    "classifier_dropout": (0, 1, "[["),
     "num_train_epochs": (0, math.inf, "]["),
     "warmup_steps": (0, math.inf, "[["),
     "weight_decay": (0, math.inf, "[["),
@@ -112,6 +114,7 @@ ADAPTER_FLAGS = {
     "randlora_sparse": ("randlora",),
     "randlora_very_sparse": ("randlora",),
     "paper_scaling": ("randlora",),
+    "paper_bases": ("randlora",),
     "projection_prng_key": ("randlora", "vera"),
     "save_projection": ("randlora", "vera"),
 }
@@ -137,6 +140,9 @@ class ModelArguments:
     )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run model code that comes with a hub repository. Only for code you read."}
+    )
+    classifier_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout in front of the head. Default: the model's own."}
     )
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Draw a new head where the saved one has another number of labels."}
@@ -231,6 +237,10 @@ class AdapterArguments:
             "help": "RandLoRA: scale by alpha / (rank sqrt(n)), n bases, as the authors' code, not alpha / rank."
         },
     )
+    paper_bases: bool = field(
+        default=False,
+        metadata={"help": "RandLoRA: draw the random bases in float32, as the authors' code, not as PEFT does."},
+    )
     projection_prng_key: int | None = field(
         default=None,
         metadata={
@@ -277,6 +287,13 @@ class GlueTrainingArguments(TrainingArguments):
     )
     classifier_learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate of the head. Default: --learning_rate."}
+    )
+    learning_rates: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Learning rates by name: PATTERN=RATE for the trained parameters whose names a regular expression "
+            "fits, head=RATE for the head, as in lora_B=1.6e-3 head=4e-3. Default: --learning_rate."
+        },
     )
     selection_fraction: float | None = field(
         default=None,
@@ -431,6 +448,7 @@ def check_training_arguments(args: GlueTrainingArguments, given: set[str]) -> No
     for name, reason in UNUSABLE_FLAGS.items():
         if getattr(args, name):
             raise UsageError(f"--{name}: {reason}")
+    parse_rates(args.learning_rates, args.classifier_learning_rate)
     if args.resume_from_checkpoint is not None:
         for name, wanted in (("do_train", True), ("resume", False), ("overwrite_output_dir", False)):
             if getattr(args, name) is not wanted:
@@ -543,6 +561,11 @@ def check_adapter_arguments(
             f"{adapter} without --do_train would evaluate an untrained adapter: give --do_train, or a saved one's "
             "folder as --adapter_path"
         )
+    for name in ("randlora_sparse", "randlora_very_sparse", "save_projection"):
+        if adapter_args.paper_bases and getattr(adapter_args, name):
+            raise UsageError(
+                f"--paper_bases excludes --{name}: they are dense, and PEFT would round saved ones when it loads them"
+            )
     if adapter_args.randlora_sparse and adapter_args.randlora_very_sparse:
         raise UsageError("--randlora_sparse and --randlora_very_sparse contradict each other: give one of them")
     if adapter_args.save_merged is not None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from glue_peft.errors import UsageError
 from glue_peft.flags import MAX_SEED, given_flags
+from glue_peft.recipe import devices_and_batch, read_header
 from glue_peft.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -79,14 +80,15 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
     """
     check_names(settings)
     check_numbers(settings)
-    recipe = f"{prefix()}recipes/{settings.get('RECIPE') or 'randlora'}.tsv"
+    recipe = recipe_of(settings)
     rows = read_recipe(recipe)
     # What the recipe has, and what is wanted of it or beyond it.
     models, adapters, tasks = (distinct(rows, column) for column in ("model", "adapter", "tasks"))
     wanted = {
         name: items_of(settings[name]) if settings.get(name) else default
-        for name, default in {"MODELS": models, "ADAPTERS": adapters, "TASKS": tasks, "SEEDS": ["1-5"]}.items()
+        for name, default in {"MODELS": models, "ADAPTERS": adapters, "TASKS": tasks}.items()
     }
+    wanted["SEEDS"] = items_of(settings.get("SEEDS") or read_header(recipe).seeds)
     check_flags(settings, flags)
     check_adapters(wanted["ADAPTERS"], adapters, recipe, flags)
     check_tasks(wanted["TASKS"], tasks, recipe, rows)
@@ -112,6 +114,11 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
     return runs
 
 
+def recipe_of(settings: Mapping[str, str]) -> str:
+    """Return the path of the recipe."""
+    return f"{prefix()}recipes/{settings.get('RECIPE') or 'randlora'}.tsv"
+
+
 def prefix() -> str:
     """Return what stands before the names of this repository's files: nothing if it is the working directory."""
     return "" if os.path.samefile(REPOSITORY, os.curdir) else f"{REPOSITORY}/"
@@ -121,7 +128,8 @@ def read_recipe(path: str) -> list[dict[str, str]]:
     """Return a recipe's rows by column; raise UsageError where there is none, or a value is missing."""
     try:
         with open(path, encoding=sys.getfilesystemencoding(), errors="surrogateescape", newline="") as file:
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+            lines = [line for line in file if not line.startswith("#")]  # recipe.py reads those
+            rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     except OSError:
         there = " ".join(sorted(f"recipes/{found.name}" for found in (REPOSITORY / "recipes").glob("*.tsv")))
         raise UsageError(f"RECIPE: no {path}; there are {there}") from None
@@ -262,10 +270,12 @@ def make_run(
     parent = f"{root_of(settings)}/{method_name}{size}{settings.get('TAG', '')}/{seed}"
     command = [python_of(settings), f"{prefix()}run_glue.py"]
     command += ["--model_name_or_path", model, "--task_name", task, "--do_train", "--do_eval"]
-    command += ["--max_seq_length", row["length"], "--per_device_train_batch_size", row["batch"]]
+    devices, batch = devices_and_batch(row["batch"])
+    command += ["--max_seq_length", row["length"], "--per_device_train_batch_size", str(batch)]
+    command += ["--gradient_accumulation_steps", str(devices)] if devices > 1 else []
     command += ["--learning_rate", row["learning_rate"], "--num_train_epochs", row["epochs"], *row["flags"].split()]
     command += [*method, "--seed", seed, "--output_dir", f"{parent}/{task}", "--resume", *flags]
-    places = {"{mnli}": f"{parent}/mnli", "{recipes}": f"{prefix()}recipes"}
+    places = {"{mnli}": f"{parent}/mnli", "{recipes}": f"{prefix()}recipes", "{seed}": seed}
     for mark, place in places.items():
         command = [word.replace(mark, place) for word in command]
     return Run(f"{parent}/{task}", tuple(command))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from glue_peft.flags import given_flags
-from glue_peft.grid import Run, prefix, python_of
+from glue_peft.grid import Run, prefix, python_of, recipe_of
+from glue_peft.recipe import read_header
 from glue_peft.run_folder import plural
 from glue_peft.tables.collapse import collapse, divergence
 from glue_peft.tables.formats import duration
@@ -138,8 +139,11 @@ def table_command(runs: list[Run], settings: Mapping[str, str]) -> str:
     seeds = as_ranges(sorted({int(run.seed) for run in runs}))
     if seeds.isdecimal():
         seeds = f"{seeds}-{seeds}"  # a number alone would be how many
+    header = read_header(recipe_of(settings))
     command = [python_of(settings), f"{prefix()}parse_results.py", *roots, seeds]
-    return shlex.join(command + (["--tasks", ",".join(tasks)] if set(tasks) != set(PAPER_TASKS) else []))
+    command += ["--tasks", ",".join(tasks)] if set(tasks) != set(PAPER_TASKS) else []
+    command += ["--statistic", header.statistic] if header.statistic != "mean" else []
+    return shlex.join(command + (["--epoch", header.epoch] if header.epoch != "last" else []))
 
 
 def as_ranges(numbers: list[int]) -> str:

@@ -22,6 +22,7 @@ from glue_peft import adalora, adapter_state, run_folder
 from glue_peft.adapters import head_parameters
 from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.learning_rates import parse_rates, patterns_of, split_groups
 from glue_peft.metric import finite_logits
 from glue_peft.record import history_of
 from glue_peft.run_folder import Failure
@@ -179,21 +180,17 @@ class GlueTrainer(Trainer):
         # When it was resumed: the sum of the losses since the last log line, and of how many steps.
         self.unlogged: tuple[float, int] = (0.0, 0)
         self.fixed = adapter_state.describe_fixed(self.model, self.args.seed)
+        self.rates = parse_rates(self.args.learning_rates, self.args.classifier_learning_rate)
+        self.patterns = patterns_of(self.model, head_parameters(self.model), self.rates) if self.args.do_train else {}
         if adalora.is_adalora(self.model) and self.args.do_train:
             steps = self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
             self.add_callback(adalora.AllocateRanks(self.model, steps))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create Trainer's optimizer, the head in groups of its own where it has a learning rate of its own."""
+        """Create Trainer's optimizer, with groups of their own for parameters that have a rate of their own."""
         optimizer = super().create_optimizer(model)
-        rate = self.args.classifier_learning_rate
-        if rate is not None and not any(group.get("is_head") for group in optimizer.param_groups):
-            head = {id(parameter) for parameter in head_parameters(self.model)}
-            for group in list(optimizer.param_groups):
-                in_head = [parameter for parameter in group["params"] if id(parameter) in head]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
-                if in_head:
-                    optimizer.add_param_group({**group, "params": in_head, "lr": rate, "is_head": True})
+        if self.rates:
+            split_groups(optimizer, self.patterns, self.rates)
         return optimizer
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> torch.optim.lr_scheduler.LRScheduler:

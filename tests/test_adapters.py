@@ -9,7 +9,18 @@ import pytest
 import torch
 from helpers import ADAPTERS, arguments, equal, logits, read, saved_weights
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, RobertaConfig
+from transformers import (
+    AlbertConfig,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    RobertaConfig,
+)
 
 import run_glue
 from glue_peft import adapters
@@ -291,6 +302,35 @@ def test_broken_weights_are_one_line(run, tiny, tmp_path):
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(UsageError, match="--model_name_or_path .*roberta: "):
         run_glue.main(arguments(tiny, tmp_path / "out", model_name_or_path=tmp_path / "roberta"))
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        (BertConfig(), "classifier_dropout"),
+        (DistilBertConfig(), "seq_classif_dropout"),
+        (AlbertConfig(), "classifier_dropout_prob"),
+        (DebertaV2Config(), "cls_dropout"),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_the_head_s_dropout_is_the_flag_s(config, name):
+    """Under the name that each model's config has for it; the built model has it in front of its head."""
+    adapters.set_head_dropout(config, 0.25)
+    assert getattr(config, name) == 0.25
+    config.num_hidden_layers = 1
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    assert model.dropout.p == 0.25
+
+
+def test_a_head_without_dropout_is_refused_and_the_model_s_own_is_the_default():
+    """GPT-2's head has none."""
+    with pytest.raises(UsageError, match="--classifier_dropout: gpt2 has no dropout of its own"):
+        adapters.set_head_dropout(GPT2Config(), 0.1)
+    config = BertConfig(classifier_dropout=0.3)
+    adapters.set_head_dropout(config, None)
+    assert config.classifier_dropout == 0.3
 
 
 def test_projections_are_saved_only_when_asked_for(run):

@@ -205,7 +205,8 @@ def test_the_last_line_of_a_recipe_may_have_no_end(tmp_path):
         shutil.copy(REPOSITORY / name, tmp_path)
     shutil.copytree(REPOSITORY / "glue_peft", tmp_path / "glue_peft")
     (tmp_path / "recipes").mkdir()
-    rows = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()[:3]
+    lines = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()
+    rows = [line for line in lines if not line.startswith("#")][:3]
     (tmp_path / "recipes/own.tsv").write_text("\n".join(rows))
     command = ["bash", "train_all.sh"]
     variables = environment(RECIPE="own", SEEDS="1", DRY_RUN="1")
@@ -244,7 +245,8 @@ def test_commands_are_complete_in_any_folder(tmp_path):
 )
 def test_a_recipe_of_another_shape_is_refused_by_its_row(content, message, tmp_path, monkeypatch):
     """Nothing moves into the next column."""
-    header = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()[0]
+    lines = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()
+    header = next(line for line in lines if not line.startswith("#"))
     (tmp_path / "own.tsv").write_text(f"{header}\n{content}")
     done = train_all(RECIPE=os.path.relpath(tmp_path / "own", REPOSITORY / "recipes"), DRY_RUN="1")
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -13,6 +13,7 @@ from glue_peft.tasks import METRICS, main_metric, title
 
 # Settings of a saved adapter's config that say where it came from, not what it computes.
 ADAPTER_ORIGIN = ("base_model_name_or_path", "peft_version", "inference_mode", "auto_mapping", "revision")
+OF_A_SEED = ("proj_seed",)  # a random part that each seed of a row draws by itself, as projection_prng_key
 # What may differ between two runs of a row without a word. Models, data and adapter files are compared by content.
 UNCOMPARED_KINDS = (FlagKind.NEUTRAL, FlagKind.OUTPUT, FlagKind.NAMES_RUN, FlagKind.HASHED_PATH)
 # How a comparison names the method; the flags say the same, or nothing (--rank of full fine-tuning).
@@ -84,7 +85,7 @@ def settings_of(record: dict[str, Any]) -> dict[str, str]:
 
 def is_compared(name: str) -> bool:
     """Say whether an argument, or a setting of an adapter's config, can move a score."""
-    return name not in ADAPTER_ORIGIN and kind_of(name) not in UNCOMPARED_KINDS
+    return name not in ADAPTER_ORIGIN and name not in OF_A_SEED and kind_of(name) not in UNCOMPARED_KINDS
 
 
 def row_differences(first: Row, second: Row, tasks: list[str]) -> list[str]:

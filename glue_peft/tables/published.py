@@ -1,7 +1,8 @@
 """The papers' rows, and how ours compare with them.
 
-published_glue.csv, beside this file, has one line for each number, as its paper prints it. `layers` are the adapted
-layers and `mnli_start` says whether the task starts from an MNLI adapter; `?` stands for what wasn't read.
+published_glue.csv, beside this file, has one line for each number, as its paper prints it, and where it was read.
+`layers` are the adapted layers and `mnli_start` says whether the task starts from an MNLI adapter; `?` stands for what
+wasn't read, or isn't said.
 """
 
 import csv
@@ -55,12 +56,13 @@ class PublishedRow:
     @property
     def protocol(self) -> str:
         """Return the protocol in a few words."""
-        layers = {"all": "", "query value": "; query and value", "query key value dense": "; every encoder linear"}
+        layers = {"all": "", "query value": "; query and value"}.get(self.layers, "; every encoder linear")
         what = "one value" if self.statistic == "single" else f"{self.statistic} of {self.n_seeds}"
+        epoch = "epoch not said" if self.epoch == "?" else f"{self.epoch} epoch"
         stsb = f"; STS-B: {METRICS[self.scores['stsb'].metric]}" if "stsb" in self.scores else ""
         starts = [task for task, score in self.scores.items() if score.mnli_start == "yes"]
         return (
-            f"arXiv {self.arxiv}, {self.table}: {what}, {self.epoch} epoch{layers[self.layers]}{stsb}"
+            f"arXiv {self.arxiv}, {self.table}: {what}, {epoch}{layers}{stsb}"
             f"{'; MNLI starts: ' + ', '.join(starts) if starts else ''}"
         )
 
