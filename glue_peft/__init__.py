@@ -34,6 +34,7 @@ tables.protocol    how rows were made: settings, starts, share of the data; a ta
 tables.health      what is missing, wrong or odd among the runs
 tables.paired_tests  means, deviations, and comparisons of rows paired by seed
 tables.published   the papers' rows (published_glue.csv beside it)
+tables.published_seeds  published scores seed by seed (published_seeds.csv beside it)
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.status      how far a sweep is
