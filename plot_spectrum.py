@@ -15,7 +15,9 @@ values, 1 for a single one.
 
 The table on stdout has the medians over the layers of each kind: s_1(dW) / s_1(W), the same in Frobenius norms
 |dW| / |W|, the effective rank, the rank (singular values above 1e-6 of the largest) and the highest rank that the
-layer's shape allows.
+layer's shape allows. Its last column is the number of intruder dimensions (arXiv 2410.21228) of all the layers: left
+singular vectors of the ten largest singular values of the tuned weight whose largest |cos| with one of the pre-trained
+weight is below 0.5. Both weights are whole, so that it is right where a method's init changes the weight under it.
 
 Runs of one adapter (RESULTS/<adapter>/<seed>/<task>) share a line. VeRA's and RandLoRA's random bases are verified.
 The base model is the one that the run names, or --model_name_or_path where it has moved; its hash must be the run's.
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEGLIGIBLE = 1e-6  # of the largest singular value; float32 carries a weight to 6e-8
+LEADING, SIMILAR = 10, 0.5  # of arXiv 2410.21228: k and epsilon of its intruder dimensions
 SHOWN = 1e-4  # of the vertical axis' upper end; further down a line only falls to its rank
 ADAPTER_FILE, MODEL_FILE = "adapter_config.json", "model.safetensors"
 
@@ -66,6 +69,7 @@ class Update(NamedTuple):
     kind: str  # the layer's name within its encoder block
     spectrum: np.ndarray  # singular values of dW over the spectral norm of W, the largest first
     frobenius: float  # norm of dW over that of W
+    intruders: int = 0  # intruder dimensions of the tuned weight
 
     @property
     def rank(self) -> int:
@@ -133,10 +137,7 @@ def labelled(folders: list[Path]) -> list[tuple[str, Path]]:
 def measure(folder: Path, model_name: str | None) -> list[Update]:
     """Return the updates of a run's layers. Raises UsageError where its method has none."""
     try:
-        return [
-            Update(kind, np.asarray(spectrum), frobenius)
-            for kind, spectrum, frobenius in (compare(*layer) for layer in weight_updates(folder, model_name))
-        ]
+        return [Update(*compare(*layer), intruders(*layer[1:3])) for layer in weight_updates(folder, model_name)]
     except UsageError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
@@ -149,6 +150,16 @@ def compare(name: str, before: Tensor, after: Tensor) -> tuple[str, np.ndarray, 
     spectrum = torch.linalg.svdvals(after - before) / torch.linalg.matrix_norm(before, 2)
     frobenius = torch.linalg.matrix_norm(after - before) / torch.linalg.matrix_norm(before)
     return re.sub(r"^.*\.\d+\.", "", name), spectrum.numpy(), frobenius.item()
+
+
+def intruders(before: Tensor, after: Tensor) -> int:
+    """Count the intruder dimensions of a tuned weight (arXiv 2410.21228, algorithm 1).
+
+    These are the left singular vectors u_j of its LEADING largest singular values with max_i |u_j . v_i| < SIMILAR,
+    v_i being the left singular vectors of the pre-trained weight [outputs, inputs]: directions that it hardly has.
+    """
+    ours, theirs = (torch.linalg.svd(w.detach().double(), full_matrices=False).U for w in (after, before))
+    return int(((ours[:, :LEADING].T @ theirs).abs().amax(dim=1) < SIMILAR).sum())
 
 
 def weight_updates(folder: Path, model_name: str | None) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -246,7 +257,7 @@ def kinds_of(adapters: dict[str, list[Update]]) -> list[str]:
 
 def table_lines(adapters: dict[str, list[Update]]) -> list[str]:
     """Return the table: the medians over the layers of a kind, and over all of an adapter's."""
-    header = ("layer", "adapter", "layers", "spectral", "Frobenius", "effective rank", "rank", "of")
+    header = ("layer", "adapter", "layers", "spectral", "Frobenius", "effective rank", "rank", "of", "intruders")
     rows = [header]
     for kind in [*kinds_of(adapters), "all"]:
         for label, updates in adapters.items():
@@ -261,11 +272,12 @@ def table_lines(adapters: dict[str, list[Update]]) -> list[str]:
                 ]
                 formats = (".4f", ".4f", ".1f", ".0f", ".0f")
                 cells = [format(value, spec) for value, spec in zip(values, formats, strict=True)]
-                rows.append((kind, label, str(len(chosen)), *cells))
+                rows.append((kind, label, str(len(chosen)), *cells, str(sum(update.intruders for update in chosen))))
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     sides = (str.ljust, str.ljust, *[str.rjust] * (len(header) - 2))
     lines = ["  ".join(side(*cell) for side, *cell in zip(sides, row, widths, strict=True)) for row in rows]
-    return ["medians over the layers; spectral: s_1(dW) / s_1(W), Frobenius: |dW| / |W|", *lines]
+    intruding = f"intruders: of each layer's {LEADING} leading singular vectors after training, summed over the layers"
+    return [f"medians over the layers; spectral: s_1(dW) / s_1(W), Frobenius: |dW| / |W|; {intruding}", *lines]
 
 
 def draw(adapters: dict[str, list[Update]]) -> "Figure":

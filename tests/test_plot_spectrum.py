@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import peft
 import pytest
+import torch
 from helpers import arguments, read, said
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, BertModel
@@ -70,6 +71,57 @@ def plot(capsys, *argv: object) -> tuple[int, str]:
     return status, "\n".join(out + err)
 
 
+def orthogonal(size: int, seed: int) -> torch.Tensor:
+    """Return random orthonormal columns."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (24, 16), (16, 24)])
+def test_planted_intruder_dimensions(shape):
+    """A new direction counts once its singular value is among the ten largest; a scaled old one never does."""
+    rows, columns = shape
+    left, right = orthogonal(rows, 1), orthogonal(columns, 2)
+    k = min(shape)
+    values = torch.linspace(10, 1, k, dtype=torch.float64)
+    base = (left[:, :k] * values) @ right[:, :k].T
+    # The even mixture of 9 old directions has a cosine of 1/3 with each of them: hardly any of the old ones.
+    new = left[:, :9].sum(dim=1) / 3
+    assert plot_spectrum.intruders(base, base) == 0
+    assert plot_spectrum.intruders(base, base + 5 * torch.outer(left[:, 3], right[:, 3])) == 0
+    assert plot_spectrum.intruders(base, base + 60 * torch.outer(new, right[:, 0])) == 1
+    assert plot_spectrum.intruders(base, base + 1e-3 * torch.outer(new, right[:, 0])) == 0
+    two = 60 * torch.outer(new, right[:, 0]) + 80 * torch.outer(second_mixture(left), right[:, 1])
+    assert plot_spectrum.intruders(base, base + two) == 2
+
+
+def second_mixture(left: torch.Tensor) -> torch.Tensor:
+    """Return an even mixture of the first 9 directions with other signs, orthogonal to the even sum of 8 of them."""
+    signs = torch.tensor([1, -1, 1, -1, 1, -1, 1, -1, 1], dtype=torch.float64)
+    return (left[:, :9] * signs).sum(dim=1) / 3
+
+
+def test_intruders_of_an_init_that_changes_the_weight(tiny, tmp_path, capsys):
+    """PiSSA takes the largest part out of W: before any training the whole weight is W, and nothing intrudes."""
+    config = {
+        "peft_type": "LORA",
+        "init_lora_weights": "pissa",
+        "r": 12,
+        "lora_alpha": 12,
+        "target_modules": ["query"],
+    }
+    (tmp_path / "pissa.json").write_text(json.dumps(config))
+    flags = {"adapter_name": None, "rank": None, "adapter_config": tmp_path / "pissa.json", "do_eval": None}
+    run_glue.main(arguments(tiny, tmp_path / "pissa", learning_rate=1e-9, max_steps=1, **flags))
+    run_glue.main(arguments(tiny, tmp_path / "far", learning_rate=3, max_steps=2, **flags))
+    capsys.readouterr()
+    found = []
+    for name in ("pissa", "far"):
+        assert plot_spectrum.main([str(tmp_path / name), str(tmp_path / "spectrum.png")]) == 0
+        found.append([int(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[2:]])
+    assert found[0] == [0, 0] and min(found[1]) > 0
+
+
 def test_effective_rank_of_known_spectra():
     """r equal values give r, a single one gives 1, scale doesn't matter, and an entropy worked out by hand."""
     assert plot_spectrum.effective_rank(np.array([3.0] * 5 + [0.0] * 4)) == pytest.approx(5)
@@ -110,16 +162,16 @@ def test_table_has_the_medians():
     """Worked by hand: two layers of one kind, and one of another."""
     adapters = {
         "lora4": [
-            Update("query", np.array([0.4, 0.4, 0.0]), 0.3),
-            Update("query", np.array([0.2, 0.0, 0.0]), 0.1),
+            Update("query", np.array([0.4, 0.4, 0.0]), 0.3, 3),
+            Update("query", np.array([0.2, 0.0, 0.0]), 0.1, 1),
             Update("key", np.array([0.9, 0.9, 0.9]), 0.8),
         ]
     }
     _, header, query, key, everything = plot_spectrum.table_lines(adapters)
-    assert header.split() == ["layer", "adapter", "layers", "spectral", "Frobenius", "effective", "rank", "rank", "of"]
-    assert query.split() == ["query", "lora4", "2", "0.3000", "0.2000", "1.5", "2", "3"]
-    assert key.split() == ["key", "lora4", "1", "0.9000", "0.8000", "3.0", "3", "3"]
-    assert everything.split() == ["all", "lora4", "3", "0.4000", "0.3000", "2.0", "2", "3"]
+    assert header.split() == "layer adapter layers spectral Frobenius effective rank rank of intruders".split()
+    assert query.split() == ["query", "lora4", "2", "0.3000", "0.2000", "1.5", "2", "3", "4"]
+    assert key.split() == ["key", "lora4", "1", "0.9000", "0.8000", "3.0", "3", "3", "0"]
+    assert everything.split() == ["all", "lora4", "3", "0.4000", "0.3000", "2.0", "2", "3", "4"]
 
 
 def test_figure_has_a_panel_a_kind_and_a_colour_an_adapter(trained, tmp_path, capsys):
@@ -308,4 +360,4 @@ def test_an_adapter_without_a_layer_or_without_a_change_has_no_line_there():
     query, dense = plot_spectrum.draw(adapters).axes
     assert (len(query.lines), len(dense.lines)) == (4, 2)
     zeros = [line.split() for line in plot_spectrum.table_lines(adapters) if "untrained" in line]
-    assert zeros[-1] == ["all", "untrained", "2", "0.0000", "0.0000", "0.0", "0", "2"]
+    assert zeros[-1] == ["all", "untrained", "2", "0.0000", "0.0000", "0.0", "0", "2", "0"]
