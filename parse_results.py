@@ -36,6 +36,11 @@ Several ROOTs are compared: each with the first, paired by seed. --published add
 prints how far a sweep is: how many seeds of each adapter and task are finished, running, failed and missing, why each
 failed, and the time left as finished runs suggest. It only reads, and a ROOT that isn't there yet is all missing.
 
+    python parse_results.py --reproduce fourierft fourierft_paper
+
+holds the runs of a paper's recipe against what the paper printed: equivalent, different or inconclusive, cell by cell.
+ROOT is the folder above the adapters'; `--reproduce --help` says more.
+
 Exit status: 0 if a table was printed, else 2. Needs Python's standard library, and SciPy where ROOTs are compared.
 """
 
@@ -46,6 +51,7 @@ from typing import Any
 
 from glue_peft.errors import OneLineParser, UsageError, run_script
 from glue_peft.run_folder import plural
+from glue_peft.tables import reproduce
 from glue_peft.tables.costs import COSTS, seed_costs
 from glue_peft.tables.formats import FORMATS, Table, cost_cell, p_text, percent
 from glue_peft.tables.health import coverage_lines, health_lines
@@ -150,6 +156,10 @@ def comparison_table(first: Row, second: Row, compared: dict[str, Comparison], d
 
 def main(argv: list[str] | None = None) -> int:
     """Print the tables of one or more result folders; raises UsageError."""
+    argv = sys.argv[1:] if argv is None else argv
+    if reproduce.is_asked_for(argv):
+        write(reproduce.main(argv))
+        return 0
     args = parse_arguments(argv)
     if args.status:
         tasks = None if args.tasks is None else wanted_tasks(args.tasks)

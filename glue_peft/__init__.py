@@ -37,6 +37,7 @@ tables.paired_tests  means, deviations, and comparisons of rows paired by seed
 tables.equivalence  is a result the published one: equivalent, different, or not to be told
 tables.published   the papers' rows (published_glue.csv beside it)
 tables.published_seeds  published scores seed by seed (published_seeds.csv beside it)
+tables.reproduce     a recipe's runs against its paper's numbers: parse_results.py --reproduce
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.status      how far a sweep is

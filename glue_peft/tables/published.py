@@ -18,6 +18,7 @@ from glue_peft.tables.read import part, printable
 from glue_peft.tables.results import Results, Row
 from glue_peft.tasks import METRICS, PAPER_TASKS
 
+DEVIATIONS = {"population std": "population", "sample std": "sample"}
 PUBLISHED_FILE = Path(__file__).resolve().parent / "published_glue.csv"
 
 
@@ -43,6 +44,7 @@ class PublishedRow:
     rank: str
     parameters: float | None  # in millions, as printed
     statistic: str  # mean, median, or single
+    deviation: str  # the kind that is printed: population, sample, or ? where that isn't known
     n_seeds: int
     epoch: str
     layers: str
@@ -91,6 +93,7 @@ def read_published(model: str, path: Path = PUBLISHED_FILE) -> list[PublishedRow
                     **identity,
                     parameters=float(line["trainable_params_millions"]) if line["trainable_params_millions"] else None,
                     statistic=line["statistic"].partition("±")[0],
+                    deviation=DEVIATIONS.get(line["statistic"].partition("±")[2], "?"),
                     n_seeds=int(line["n_seeds"]),
                     epoch=line["epoch"],
                     layers=line["layers"],
