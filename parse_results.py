@@ -36,10 +36,8 @@ Several ROOTs are compared: each with the first, paired by seed. --published add
 prints how far a sweep is: how many seeds of each adapter and task are finished, running, failed and missing, why each
 failed, and the time left as finished runs suggest. It only reads, and a ROOT that isn't there yet is all missing.
 
-    python parse_results.py --reproduce fourierft fourierft_paper
-
-holds the runs of a paper's recipe against what the paper printed: equivalent, different or inconclusive, cell by cell.
-ROOT is the folder above the adapters'; `--reproduce --help` says more.
+`--reproduce RECIPE ROOT` holds the runs of a paper's recipe against what the paper printed: equivalent, different or
+inconclusive, cell by cell. ROOT is the folder above the adapters'; `--reproduce RECIPE --help` says more.
 
 Exit status: 0 if a table was printed, else 2. Needs Python's standard library, and SciPy where ROOTs are compared.
 """
