@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from glue_peft.flags import given_flags
-from glue_peft.grid import Run, prefix, python_of, recipe_of
+from glue_peft.grid import Run, prefix, python_of, recipe_of, root_of
 from glue_peft.recipe import read_header
 from glue_peft.run_folder import plural
 from glue_peft.tables.collapse import collapse, divergence
@@ -129,6 +129,7 @@ def closing(runs: list[Run], outcomes: list[tuple[str, str, str]], settings: Map
             lines += [f"collapsed: {folder} ({reason})" for reason in [collapse(run)] if reason]
     if any(outcome in ("done", "finished") for outcome, *_ in outcomes):
         lines.append(f"the table: {table_command(runs, settings)}")
+        lines += against_the_paper(settings)
     return lines
 
 
@@ -144,6 +145,21 @@ def table_command(runs: list[Run], settings: Mapping[str, str]) -> str:
     command += ["--tasks", ",".join(tasks)] if set(tasks) != set(PAPER_TASKS) else []
     command += ["--statistic", header.statistic] if header.statistic != "mean" else []
     return shlex.join(command + (["--epoch", header.epoch] if header.epoch != "last" else []))
+
+
+def against_the_paper(settings: Mapping[str, str]) -> list[str]:
+    """Return the command that holds a recipe against its paper; nothing for the grid, or without published rows."""
+    header = read_header(recipe_of(settings))
+    if not settings.get("RECIPE") or not (header.published or header.published_seeds):
+        return []
+    command = [
+        python_of(settings),
+        f"{prefix()}parse_results.py",
+        "--reproduce",
+        settings["RECIPE"],
+        root_of(settings),
+    ]
+    return [f"against the paper: {shlex.join(command)}"]
 
 
 def as_ranges(numbers: list[int]) -> str:

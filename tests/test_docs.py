@@ -17,6 +17,7 @@ import parse_results
 import plot_results
 import plot_spectrum
 from glue_peft import arguments
+from glue_peft.tables import reproduce
 from glue_peft.tables.results import wanted_seeds
 
 README = REPOSITORY / "README.md"
@@ -30,6 +31,7 @@ KINDS = (
     "make_submission.py",
     "train_all.sh",
     "run_glue.py",
+    "glue_peft.tables.recipe_page",
     "benchmarks.plot_benchmarks",
     "benchmarks.",
     "pytest",
@@ -121,8 +123,12 @@ def test_sweeps_print_runs_that_parse(command, tmp_path):
 
 @pytest.mark.parametrize("command", of_kind("parse_results.py"))
 def test_tables_parse(command):
-    """With a number of seeds, a range or a list."""
-    assert wanted_seeds(parse_results.parse_arguments(argv_of(command, "parse_results.py")).n_seeds)
+    """With a number of seeds, a range or a list; --reproduce with a recipe that is there."""
+    argv = argv_of(command, "parse_results.py")
+    if reproduce.is_asked_for(argv):
+        assert (REPOSITORY / "recipes" / f"{reproduce.parse_arguments(argv).reproduce}.tsv").is_file()
+    else:
+        assert wanted_seeds(parse_results.parse_arguments(argv).n_seeds)
 
 
 @pytest.mark.parametrize("command", of_kind("plot_results.py"))
@@ -142,6 +148,15 @@ def test_spectra_parse(command):
     """With runs and a figure."""
     args = plot_spectrum.parse_arguments(argv_of(command, "plot_spectrum.py"))
     assert args.run_folders and args.out.suffix == ".png"
+
+
+@pytest.mark.parametrize("command", of_kind("glue_peft.tables.recipe_page"))
+def test_the_recipes_page_is_what_its_command_writes(command):
+    """From the recipes as they are now."""
+    words, _, page = command.partition(" > ")
+    done = subprocess.run([sys.executable, *shlex.split(words)[1:]], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (REPOSITORY / page).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", of_kind("benchmarks."))

@@ -19,8 +19,9 @@ import pytest
 from helpers import read
 from sweep_helpers import REPOSITORY, environment, train_all
 
+import parse_results
 from glue_peft import run_folder, sweep, sweep_messages
-from glue_peft.grid import Run
+from glue_peft.grid import Run, read_grid
 from glue_peft.tasks import PAPER_TASKS
 
 STAND_IN = """#!PYTHON
@@ -612,6 +613,19 @@ def test_the_table_s_seeds_are_never_how_many():
     """Seed 7 alone is 7-7; the paper's tasks need no option."""
     runs = [Run(f"r/lora4/7/{task}", ("python", "run_glue.py")) for task in PAPER_TASKS]
     assert sweep_messages.table_command(runs, {}) == "python parse_results.py r/lora4 7-7"
+
+
+def test_the_table_of_a_paper_s_recipe_is_its_paper_s():
+    """Its seeds, statistic and epoch, without a flag of the user's; and the command that holds both together."""
+    settings = {"RECIPE": "fourierft", "RESULTS": "r", "MODELS": "FacebookAI/roberta-base"}
+    runs = read_grid(settings, [])
+    words = shlex.split(sweep_messages.table_command(runs, settings))
+    assert words[1].endswith("parse_results.py")
+    assert words[2:] == ["r/fourierft1000", "0,11111,22222,33333,44444", "--statistic", "median", "--epoch", "best"]
+    assert parse_results.parse_arguments(words[2:]).statistic == "median"
+    (line,) = sweep_messages.against_the_paper(settings)
+    assert line.endswith("parse_results.py --reproduce fourierft r")
+    assert sweep_messages.against_the_paper({}) == [] == sweep_messages.against_the_paper({"RECIPE": "unilora"})
 
 
 def test_the_time_left_is_the_median_times_what_is_left_over_the_slots():
