@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import read
-from sweep_helpers import REPOSITORY, dry_run
-from transformers import AutoModelForSequenceClassification, DebertaV2Config, RobertaConfig
+from sweep_helpers import REPOSITORY, dry_run, train_all
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DebertaV2Config,
+    DebertaV2Model,
+    RobertaConfig,
+    RobertaModel,
+)
 
+import parse_results
 import run_glue
 from glue_peft import recipe as recipes
 from glue_peft.adapters import number_of_bases, projection_key, target_widths
@@ -319,3 +327,57 @@ def test_configs_of_seeds_differ_in_the_seed_alone():
         contents = [json.loads((REPOSITORY / f"recipes/unilora/{kind}_{seed}.json").read_text()) for seed in seeds]
         assert [content.pop("proj_seed") for content in contents] == list(seeds)
         assert all(content == contents[0] for content in contents)
+
+
+def wide_model(tiny: Path, folder: Path, kind: type, model: type) -> Path:
+    """Save a model of two layers with random weights, wide enough for every recipe's adapter, and long enough."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny / "roberta")
+    config = kind(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=514,
+        pad_token_id=tokenizer.pad_token_id,
+        type_vocab_size=0 if kind is DebertaV2Config else 1,
+    )
+    model(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_two_steps_of_every_recipe_from_the_sweep_to_the_verdict(recipe, tiny, tmp_path, capsys):
+    """On tiny models of its architecture: train_all.sh trains MRPC, and --reproduce says what is there and missing."""
+    kind = (DebertaV2Config, DebertaV2Model) if recipe.stem == "adalora" else (RobertaConfig, RobertaModel)
+    model = wide_model(tiny, tmp_path / "wide", *kind)
+    flags = ["--max_steps", "2", "--dataset_path", str(tiny / "glue"), "--max_eval_samples", "32"]
+    if recipe.stem == "adalora":  # its phases are longer than this run
+        config = read(REPOSITORY / "recipes/adalora/mrpc.json") | {"tinit": 0, "tfinal": 0}
+        (tmp_path / "adalora.json").write_text(json.dumps(config))
+        flags += ["--adapter_config", str(tmp_path / "adalora.json")]
+    tasks = "mnli mrpc" if recipe.stem.startswith("lora") else "mrpc"
+    seed = grid(recipe)[0].seed
+    where = {"RECIPE": recipe.stem, "MODELS": str(model), "RESULTS": str(tmp_path / "runs")}
+    done = train_all(*flags, TASKS=tasks, SEEDS=seed, **where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("against the paper: " if read_published_of(recipe) else "the table: ")
+    assert parse_results.main(["--reproduce", recipe.stem, where["RESULTS"], "--tasks", "mrpc"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("wide | ")]
+    adapters = {row["adapter"] for row in read_recipe(f"recipes/{recipe.stem}.tsv")}
+    assert {row[1] for row in rows} == adapters and {(row[3], row[8]) for row in rows} == {
+        ("1", "no verdict: other settings")
+    }
+    assert all(" | 0 | - | " in line for line in lines if re.match(r"(roberta|deberta)-", line))
+    assert sum("--max_steps (the folder has 2)" in line for line in lines) == len(adapters)
+    assert lines[-1].startswith(f"in all: {recipe.stem}, ")
+
+
+def read_published_of(recipe: Path) -> bool:
+    """Say whether anything is published beside a recipe's adapters."""
+    header = recipes.read_header(recipe)
+    return bool(header.published or header.published_seeds)
