@@ -113,11 +113,10 @@ def main(argv: list[str] | None = None) -> int:
     output_dir, command = Path(training_args.output_dir), command_of(argv)
     lock = run_folder.lock(output_dir) if training_args.should_save else contextlib.nullcontext()
     with lock, failure_noted(training_args):
-        found, earlier = look_at(output_dir, training_args, command), None
+        found = look_at(output_dir, training_args, command)
         if found == "finished":
             return 0
-        if found == "extend":
-            earlier = extend(output_dir, command, model_args, adapter_args, training_args)
+        earlier = extend(output_dir, command, model_args, adapter_args, training_args) if found == "extend" else None
         # Loading the dataset
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
         # Labels

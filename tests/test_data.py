@@ -102,8 +102,10 @@ def test_a_data_set_by_name(run, tiny):
 def test_local_data_are_never_stale_nor_mixed_up(run, tiny, tmp_path):
     """Two folders of one name and the same modification times, then one of them rewritten in place."""
     first, second = tmp_path / "a" / "glue", tmp_path / "b" / "glue"
-    for folder, task in ((first, "mrpc"), (second, "rte")):
-        shutil.copytree(tiny / "glue" / task, folder / "mrpc")
+    for folder, rows in ((first, "train"), (second, "validation")):
+        shutil.copytree(tiny / "glue" / "mrpc", folder / "mrpc")
+        source = tiny / "glue" / "mrpc" / f"{rows}-00000-of-00001.parquet"
+        shutil.copy(source, folder / "mrpc" / "train-00000-of-00001.parquet")
     records = [read(run(str(i), dataset_path=folder) / "run.json") for i, folder in enumerate((first, second))]
     assert records[0]["data_sha256"]["train"] != records[1]["data_sha256"]["train"]
     old = (first / "mrpc" / "train-00000-of-00001.parquet").stat()
