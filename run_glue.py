@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         # Labels
         task, raw_datasets = describe_task(raw_datasets, data_args, training_args)
         check_best_metric(training_args, task)
-        raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
+        task, raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
         # Load pretrained model and tokenizer: first what costs nothing and shows every mistake
         config, label_order = load_config(model_args, adapter_args, task)
         tokenizer = load_tokenizer(model_args)

@@ -11,6 +11,7 @@ preflight          every distinct command of a grid is parsed and checked before
 sweep_messages     what a sweep says: what will run, time left, how it ended, the command for the table
 sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 text_files         a user's own CSV and JSON files, every column as text
+grouped_split      which rows --selection_fraction holds out: rows with the same texts together
 data               files or hub -> splits -> task -> tokens
 methods            PEFT's methods and settings: which a run can train as they are meant, and names that must fit
 adalora            AdaLoRA's call after every step, and which of its ranks are saved

@@ -281,8 +281,9 @@ class GlueTrainingArguments(TrainingArguments):
     selection_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Hold out this share of the training rows, stratified by label and drawn by --seed, evaluate on "
-            "it too, and report the validation score of the epoch that is best on it. Turns on --eval_strategy epoch."
+            "help": "Hold out this share of the training rows, stratified by label and drawn by --seed (rows that "
+            "repeat or contain one another's texts together), evaluate on it too, and report the validation score of "
+            "the epoch that is best on it. Turns on --eval_strategy epoch."
         },
     )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})

@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import transformers
 from datasets import DatasetDict, load_dataset
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
 from glue_peft.errors import UsageError, first_line
-from glue_peft.record import DataDescription
+from glue_peft.grouped_split import draw
+from glue_peft.record import DataDescription, Selection
 from glue_peft.tasks import TASKS, main_metric
 from glue_peft.text_files import read_text_file
 
@@ -45,6 +45,7 @@ class Task:
     is_regression: bool
     label_counts: dict[str, int]  # rows of each label in the first labelled split; empty for regression
     dropped_rows: dict[str, int]  # rows of each split that were left out, as they have no label
+    selection: Selection | None = None  # how rows were held out of training, where they were
 
     @property
     def num_labels(self) -> int:
@@ -53,12 +54,13 @@ class Task:
 
     def as_read(self) -> DataDescription:
         """Return what the data were read as, for the record."""
-        return {
+        read: DataDescription = {
             "text_columns": [key for key in self.sentence_keys if key is not None],
             "kind": "regression" if self.is_regression else "classification",
             "label_counts": self.label_counts,
             "dropped_rows": self.dropped_rows,
         }
+        return read if self.selection is None else {**read, "selection": self.selection}
 
     @property
     def main_metric(self) -> str:
@@ -415,32 +417,45 @@ def described(task: Task, rows: dict[str, int]) -> str:
 
 def hold_out(
     raw_datasets: DatasetDict, task: Task, data_args: DataTrainingArguments, training_args: GlueTrainingArguments
-) -> DatasetDict:
-    """Split `selection` off the training rows, where --selection_fraction asks for it.
+) -> tuple[Task, DatasetDict]:
+    """Split `selection` off the training rows, where --selection_fraction asks for it; the task knows how.
 
-    Stratified by label, for regression by the labels' deciles; drawn by the seed; both parts keep the rows' order.
+    Stratified by label, for regression by the labels' deciles; drawn by the seed, rows with the same texts together;
+    both parts keep the rows' order.
     """
     if training_args.selection_fraction is None:
-        return raw_datasets
+        return task, raw_datasets
     rows = first_rows(raw_datasets["train"], data_args.max_train_samples)
     strata = np.asarray(rows["label"])
     if task.is_regression:
         strata = strata.astype(float)
         strata = np.digitize(strata, np.quantile(strata, np.linspace(0.1, 0.9, 9)))
+    texts = list(zip(*(rows[key] for key in task.sentence_keys if key is not None), strict=True))
     try:
-        train, selection = train_test_split(
-            np.arange(len(rows)),
-            test_size=training_args.selection_fraction,
-            random_state=training_args.seed,
-            stratify=strata,
-        )
+        train, held_out, found = draw(texts, strata, training_args.selection_fraction, training_args.seed)
     except ValueError as error:
         raise UsageError(
             f"--selection_fraction {training_args.selection_fraction}: {len(rows)} training rows can't be split so "
             f"({first_line(error)})"
         ) from error
-    parts = {"train": rows.select(np.sort(train)), "selection": rows.select(np.sort(selection))}
-    return DatasetDict(raw_datasets | parts)
+    logger.info(f"selection: {selection_in_words(found, len(rows))}")
+    parts = {"train": rows.select(train), "selection": rows.select(held_out)}
+    return replace(task, selection=found), DatasetDict(raw_datasets | parts)
+
+
+def selection_in_words(found: Selection, rows: int) -> str:
+    """Return in one line how rows were held out, and how many of them a training row contains."""
+    how = f"{found['rows']:,} of {rows:,} training rows held out, "
+    if found["groups"] is None:
+        how += "drawn one by one"
+    else:
+        how += f"in whole groups of rows that repeat or contain one another ({found['groups']:,} groups)"
+    if found["rows_in_large_groups"]:
+        how += f"; {found['rows_in_large_groups']:,} rows stay in training, in groups too large to be held out"
+    if found["cut_links"]:
+        how += f"; {found['cut_links']:,} links between rows cut, as the groups would have held most rows"
+    share = found["contained_rows"] / max(1, found["comparable_rows"])
+    return f"{how}; {share:.1%} of the {found['comparable_rows']:,} with three or more words lie in a training row"
 
 
 def first_rows(rows: datasets.Dataset, most: int | None) -> datasets.Dataset:

@@ -29,6 +29,19 @@ class BaseModel(TypedDict):
     sha256: str  # of its encoder's weights
 
 
+class Selection(TypedDict):
+    """How the rows of --selection_fraction were drawn; three or more words make a text that can nest."""
+
+    rows: int  # held out
+    nested_rows: int  # of all training rows, those with such a text that another row has or contains
+    groups: int | None  # of all training rows, most of them a single row; None: drawn one by one
+    largest_group: int | None  # its rows
+    rows_in_large_groups: int | None  # too large to be held out
+    cut_links: int | None  # not followed, as large groups would have held most of the rows
+    contained_rows: int  # held-out rows with such a text that a training row contains
+    comparable_rows: int  # held-out rows with such a text
+
+
 class DataDescription(TypedDict):
     """What the data were read as."""
 
@@ -36,6 +49,7 @@ class DataDescription(TypedDict):
     kind: str  # "classification" or "regression"
     label_counts: dict[str, int]  # rows of each label in the first labelled split, by name
     dropped_rows: dict[str, int]  # rows of each split that were left out, as their label is hidden
+    selection: NotRequired[Selection]
 
 
 class ParameterCounts(TypedDict):

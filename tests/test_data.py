@@ -146,11 +146,25 @@ def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):
     monkeypatch.setattr(run_glue, "hold_out", lambda *a: held_out.append(hold_out(*a)) or held_out[-1])
     for seed in (1, 1, 2):
         run(f"{len(held_out)}", seed=seed, selection_fraction=0.1, max_train_samples=500)
-    rows = [parts["selection"]["idx"] for parts in held_out]
+    rows = [parts["selection"]["idx"] for _, parts in held_out]
     assert rows[0] == rows[1] != rows[2]
-    parts = [held_out[0][split]["label"] for split in ("train", "selection")]
+    parts = [held_out[0][1][split]["label"] for split in ("train", "selection")]
     assert abs(sum(parts[0]) / 450 - sum(parts[1]) / 50) < 0.02
-    assert set(held_out[0]["train"]["idx"]) | set(rows[0]) == set(range(500))
+    assert set(held_out[0][1]["train"]["idx"]) | set(rows[0]) == set(range(500))
+
+
+def test_selection_says_how_rows_were_held_out(run, caplog):
+    """In the log and in run.json; by groups where rows share a text, as MRPC's of the test data do."""
+    texts = {}
+    for task in ("mrpc", "cola"):
+        caplog.clear()
+        found = read(run(task, task_name=task, selection_fraction=0.1, max_train_samples=500) / "run.json")["data"]
+        (texts[task],) = (line for line in caplog.messages if line.startswith("selection: 50 of 500 training rows"))
+        assert found["selection"]["rows"] == 50
+        assert f"of the {found['selection']['comparable_rows']} with three or more words" in texts[task]
+    assert "in whole groups of rows that repeat or contain one another" in texts["mrpc"]
+    assert "drawn one by one" in texts["cola"]
+    assert "selection" not in read(run("plain") / "run.json")["data"]
 
 
 # Tokens
