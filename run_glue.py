@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         if training_args.do_train:
             train(trainer, checkpoint, record)
         # Evaluation
-        if training_args.do_eval:
+        if training_args.do_eval or "selection" in tokenized_datasets:
             evaluate_splits(trainer, tokenized_datasets, task, record)
         # Prediction
         if training_args.do_predict:
@@ -360,10 +360,8 @@ def make_trainer(
     if not data_args.pad_to_max_length:
         multiple = 8 if training_args.fp16 or training_args.bf16 else None
         data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
-    evaluated = splits(tokenized_datasets, "validation")
-    further = {f"eval{suffix}": tokenized_datasets[name] for name, suffix in evaluated[1:]}
-    if "selection" in tokenized_datasets:
-        further["eval_selection"] = tokenized_datasets["selection"]
+    evaluated = [*splits(tokenized_datasets, "validation"), ("selection", "_selection")]
+    evaluations = {f"eval{end}": tokenized_datasets[name] for name, end in evaluated if name in tokenized_datasets}
     if training_args.follows_task_metric:
         held_out = "selection_" if "selection" in tokenized_datasets else ""
         training_args.metric_for_best_model = f"eval_{held_out}{task.main_metric}"
@@ -375,8 +373,7 @@ def make_trainer(
         model=model,
         args=training_args,
         train_dataset=tokenized_datasets.get("train"),
-        eval_dataset=tokenized_datasets[evaluated[0][0]] if evaluated else None,
-        further_evaluations=further,
+        evaluations=evaluations,
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
         data_collator=data_collator,
@@ -432,19 +429,20 @@ def train(trainer: GlueTrainer, checkpoint: Path | None, record: RunRecord) -> N
 
 
 def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: Task, record: RunRecord) -> None:
-    """Evaluate on every validation split; MNLI's mismatched one adds the suffix _mm to its metrics."""
+    """Evaluate on every validation split, without --do_eval on the held-out rows; MNLI's mismatched one adds _mm."""
     logger.info("*** Evaluate ***")
     # Loop to handle MNLI double evaluation (matched, mis-matched)
-    combined = {}
-    for name, suffix in splits(tokenized_datasets, "validation"):
-        metrics = trainer.evaluate(eval_dataset=tokenized_datasets[name])
-        metrics["eval_samples"] = len(tokenized_datasets[name])
-        if not math.isfinite(metrics["eval_loss"]):
-            raise DivergedError(f"the evaluation loss is {metrics['eval_loss']}")
+    combined, evaluated = {}, splits(tokenized_datasets, "validation")
+    prefix = "eval" if evaluated else "selection"
+    for name, suffix in evaluated or [("selection", "")]:
+        metrics = trainer.evaluate(tokenized_datasets[name], metric_key_prefix=prefix)
+        metrics[f"{prefix}_samples"] = len(tokenized_datasets[name])
+        if not math.isfinite(metrics[f"{prefix}_loss"]):
+            raise DivergedError(f"the evaluation loss is {metrics[f'{prefix}_loss']}")
         metrics = {f"{key}{suffix}": value for key, value in metrics.items()}
-        trainer.log_metrics("eval", metrics)
+        trainer.log_metrics(prefix, metrics)
         combined.update(metrics)
-    trainer.save_metrics("eval", combined)
+    trainer.save_metrics(prefix, combined)
     record.metrics.update(combined)
     if trainer.state.global_step:  # trained in this start, or an earlier one
         record.scores = run_record.choose_scores(

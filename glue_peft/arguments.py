@@ -283,7 +283,8 @@ class GlueTrainingArguments(TrainingArguments):
         metadata={
             "help": "Hold out this share of the training rows, stratified by label and drawn by --seed (rows that "
             "repeat or contain one another's texts together), evaluate on it too, and report the validation score of "
-            "the epoch that is best on it. Turns on --eval_strategy epoch."
+            "the epoch that is best on it. Turns on --eval_strategy epoch. Without --do_eval the validation set is "
+            "not read."
         },
     )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
@@ -323,6 +324,7 @@ class GlueTrainingArguments(TrainingArguments):
             self.ddp_broadcast_buffers = False  # the random bases are frozen, and the same in every process
         if self.selection_fraction is not None and self.eval_strategy == "no":
             self.eval_strategy = "epoch"
+        do_eval = self.do_eval
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
             self.use_cpu = True  # otherwise each process would train alone, into the same folder
         for precision in ("fp16", "bf16"):
@@ -330,6 +332,8 @@ class GlueTrainingArguments(TrainingArguments):
                 logger.warning(f"--{precision}: this machine has no device for it; training in float32.")
                 setattr(self, precision, False)
         super().__post_init__()
+        if self.selection_fraction is not None:
+            self.do_eval = do_eval  # the parent sets it with --eval_strategy: here the held-out rows can do
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nowhere to pin it for, and torch would warn at every loader
         if self.n_gpu > 1:

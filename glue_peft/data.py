@@ -76,14 +76,20 @@ class Task:
 def load_raw_datasets(
     data_args: DataTrainingArguments, model_args: ModelArguments, training_args: GlueTrainingArguments
 ) -> DatasetDict:
-    """Load the splits that the run needs, with at least one row each. Raises UsageError where one is missing."""
+    """Load the splits that the run needs, with at least one row each. Raises UsageError where one is missing.
+
+    A training that is scored on held-out rows alone does without the validation set, and doesn't read it.
+    """
+    held_out_alone = training_args.do_train and training_args.selection_fraction is not None
+    unread = ("validation",) if held_out_alone and not training_args.do_eval else ()
     with training_args.main_process_first(desc="loading the data"):
-        raw_datasets = load_all_splits(data_args, model_args, training_args.do_predict)
+        raw_datasets = load_all_splits(data_args, model_args, training_args.do_predict, unread)
     source = data_args.source
     for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
         if getattr(training_args, flag) and not splits(raw_datasets, kind):
             raise UsageError(f"--{flag} needs a {kind} split, but {source} has only: {', '.join(raw_datasets)}")
     used = [name for kind in ("train", "validation", "test") for name, _ in splits(raw_datasets, kind)]
+    used = [name for name in used if not name.startswith(unread)]
     raw_datasets = DatasetDict({name: raw_datasets[name] for name in raw_datasets if name in used})
     for name, rows in raw_datasets.items():
         if len(rows) == 0:
@@ -91,14 +97,19 @@ def load_raw_datasets(
     return raw_datasets
 
 
-def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments, do_predict: bool) -> DatasetDict:
-    """Load GLUE from a local folder or the hub, a data set of the hub, or CSV or JSON files."""
+def load_all_splits(
+    data_args: DataTrainingArguments, model_args: ModelArguments, do_predict: bool, unread: tuple[str, ...]
+) -> DatasetDict:
+    """Load GLUE from a local folder or the hub, a data set of the hub, or CSV or JSON files.
+
+    Files of splits whose names begin as in `unread` are not opened.
+    """
     # GLUE's diagnostic set AX has no training rows: MNLI's model predicts it.
     with_ax = data_args.task_name == "mnli" and do_predict
     cache_dir = model_args.cache_dir
     if data_args.dataset_path is not None:
         folder = Path(data_args.dataset_path)
-        raw_datasets = load_local_glue(folder, data_args.task_name, cache_dir)
+        raw_datasets = load_local_glue(folder, data_args.task_name, cache_dir, unread)
         if with_ax and (folder / "ax").is_dir():
             raw_datasets["test_ax"] = load_local_glue(folder, "ax", cache_dir)["test"]
         return raw_datasets
@@ -108,7 +119,7 @@ def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments
             (data_args.train_file, data_args.validation_file, data_args.test_file),
             strict=True,
         )
-        found = {split: Path(file) for split, file in files if file is not None}
+        found = {split: Path(file) for split, file in files if file is not None and split not in unread}
         return DatasetDict({split: read_text_file(file, cache_dir) for split, file in found.items()})
     raw_datasets = load_hub_dataset(*hub_name(data_args), model_args)
     if with_ax:
@@ -119,8 +130,8 @@ def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments
     return raw_datasets
 
 
-def load_local_glue(folder: Path, task_name: str, cache_dir: str | None) -> DatasetDict:
-    """Read FOLDER/<task>/<split>-*.parquet, all splits that are there."""
+def load_local_glue(folder: Path, task_name: str, cache_dir: str | None, unread: tuple[str, ...] = ()) -> DatasetDict:
+    """Read FOLDER/<task>/<split>-*.parquet, all splits that are there but those whose names begin as in `unread`."""
     if not (folder / task_name).is_dir():
         there = sorted(path.name for path in folder.iterdir() if path.name in task_to_keys) if folder.is_dir() else []
         raise UsageError(
@@ -128,7 +139,8 @@ def load_local_glue(folder: Path, task_name: str, cache_dir: str | None) -> Data
         )
     found: dict[str, list[Path]] = {}
     for path in sorted((folder / task_name).glob("*.parquet")):
-        found.setdefault(path.name.split("-")[0], []).append(path)
+        if not path.name.startswith(unread):
+            found.setdefault(path.name.split("-")[0], []).append(path)
     if not found:
         raise UsageError(f"--dataset_path {folder}: no <split>-*.parquet in {folder / task_name}")
     return DatasetDict({split: read_files("parquet", files, cache_dir) for split, files in found.items()})

@@ -41,7 +41,13 @@ ATTEMPT = "== "  # begins the line that a sweep writes into a log at each start 
 ATTEMPT_ENDED = "== ended"
 FAILURE_KINDS = ("diverged", "out of memory", "disk full", "usage", "stopped", "killed", "error")
 # What a run may write besides checkpoints, saved weights and predictions.
-RESULT_FILES = (RECORD_FILE, "all_results.json", "train_results.json", "eval_results.json")
+RESULT_FILES = (
+    RECORD_FILE,
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+    "selection_results.json",  # of --selection_fraction without --do_eval
+)
 RUN_FILES = (
     *RESULT_FILES,
     BASES_FILE,

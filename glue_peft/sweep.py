@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
-from glue_peft import preflight, run_folder, sweep_messages
+from glue_peft import preflight, run_folder, sweep_messages, tuning
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
 from glue_peft.grid import Run, gpus_of, read_grid, root_of
@@ -41,7 +41,7 @@ TIME = "%Y-%m-%d %H:%M:%S"
 def main() -> int:
     """Do what the environment and the command line ask for, and return the exit status."""
     settings, flags = dict(os.environ), sys.argv[1:]
-    runs = read_grid(settings, flags)
+    runs = tuning.search_runs(settings, flags) if settings.get("TUNE") else read_grid(settings, flags)
     line = settings.get("SLURM_ARRAY_TASK_ID")
     if settings.get("DRY_RUN"):
         say_lines([shlex.join(run.command) for run in runs])

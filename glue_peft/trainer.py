@@ -148,7 +148,8 @@ class ResumeRepairs(TrainerCallback):
         elif args.eval_strategy == "steps":
             at_end = state.global_step >= state.max_steps
             due = (at_end or state.global_step % state.eval_steps == 0) and args.eval_delay <= state.global_step
-        done = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)
+        loss = f"{next(iter(self.trainer.evaluations), 'eval')}_loss"
+        done = any(entry["step"] == state.global_step and loss in entry for entry in state.log_history)
         if state.global_step and due and not done:
             metrics = self.trainer._evaluate(trial=None, ignore_keys_for_eval=None)
             if self.trainer._determine_best_metric(metrics, trial=None):
@@ -161,17 +162,18 @@ class GlueTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        further_evaluations: dict[str, datasets.Dataset],
+        evaluations: dict[str, datasets.Dataset],
         callbacks: list[TrainerCallback],
         **kwargs: Any,
     ) -> None:
-        """Build it; `further_evaluations` maps prefixes of metrics to rows evaluated beside the validation set."""
+        """Build it; `evaluations` maps prefixes of metrics to the rows that are evaluated during the training."""
+        kwargs["eval_dataset"] = next(iter(evaluations.values()), None)
         super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self), FirstStep()], **kwargs)
         # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in all of a step's
         # batches. It does not, so with gradient accumulation g or N processes loss and gradients would come out g or N
         # times too large.
         self.model_accepts_loss_kwargs = False
-        self.further_evaluations = further_evaluations
+        self.evaluations = evaluations
         self.history: list[dict[str, float]] = []  # the evaluations during the training
         self.began = 0.0  # time.time() at the start of the training
         self.seconds_before = 0.0  # in training, before it was resumed
@@ -255,23 +257,23 @@ class GlueTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Evaluate; in training (no rows given) on the further sets too, and without moving the random state.
+        """Evaluate; in training (no rows given) on every set, and without moving the random state.
 
         A data loader draws a number whenever it starts: without the fork, looking at a run would change it.
         """
         plain_loss = adalora.task_loss_alone if adalora.is_adalora(self.model) else contextlib.nullcontext
         with plain_loss(self.model):
             if eval_dataset is None:
-                return self.evaluate_in_training(ignore_keys, metric_key_prefix)
+                return self.evaluate_in_training(ignore_keys)
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
             metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)  # where nothing was trained
             return metrics
 
-    def evaluate_in_training(self, ignore_keys: list[str] | None, metric_key_prefix: str) -> dict[str, float]:
+    def evaluate_in_training(self, ignore_keys: list[str] | None) -> dict[str, float]:
         """Evaluate on every set without moving the random state."""
         with torch.random.fork_rng(devices=[]):
-            metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
-            for prefix, rows in self.further_evaluations.items():
+            metrics: dict[str, float] = {}
+            for prefix, rows in self.evaluations.items():
                 metrics |= super().evaluate(rows, ignore_keys, prefix)
         return metrics
 

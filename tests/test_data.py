@@ -126,7 +126,7 @@ def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, 
     monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
     flags = {"task_name": task, "max_train_samples": 200, "selection_fraction": 0.25, "num_train_epochs": 4}
     folder = run(load_best_model_at_end=True, **flags)
-    trained, held_out = trainers[0].train_dataset, trainers[0].further_evaluations["eval_selection"]
+    trained, held_out = trainers[0].train_dataset, trainers[0].evaluations["eval_selection"]
     assert (len(trained), len(held_out)) == (150, 50)
     texts = [{str(row["input_ids"] + [row["labels"]]) for row in rows} for rows in (trained, held_out)]
     assert not texts[0] & texts[1]

@@ -48,16 +48,18 @@ def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(r
             assert training.per_device_train_batch_size == int(row["batch"])
             assert training.learning_rate == float(row["learning_rate"])
             assert training.num_train_epochs == int(row["epochs"])
-            assert training.output_dir.split("/")[1].startswith(f"{row['adapter']}{row['rank']}")
+            assert training.output_dir.split("/")[1].startswith(f"{row['adapter']}{row['rank'].replace('-', '_')}")
             if adapter.adapter_config:
                 assert read(Path(adapter.adapter_config))["n_frequency"] == int(row["rank"])
+            elif row["adapter"] == "none":
+                assert (adapter.adapter_name, row["rank"]) == ("none", "-") and "--rank" not in flags
             else:
                 assert (adapter.adapter_name, adapter.rank) == (row["adapter"], int(row["rank"]))
 
 
 def test_a_paper_s_recipe_has_a_row_for_each_model_and_task():
     """And no two."""
-    assert [path.stem for path in RECIPES] == ["fourierft", "lora", "randlora", "vera"]
+    assert [path.stem for path in RECIPES] == ["fourierft", "lora", "minilm", "randlora", "vera"]
     for recipe in RECIPES:
         served = [(row["adapter"], row["model"], task) for row in rows(recipe) for task in row["tasks"].split(",")]
         assert len(served) == len(set(served))
