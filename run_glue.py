@@ -89,6 +89,7 @@ from glue_peft.data import (
     tokenize,
 )
 from glue_peft.errors import DivergedError, UsageError, first_line, run_script
+from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.metric import check_best_metric, finite_logits, make_compute_metrics
 from glue_peft.record import RunRecord
@@ -366,15 +367,17 @@ def make_trainer(
         held_out = "selection_" if "selection" in tokenized_datasets else ""
         training_args.metric_for_best_model = f"eval_{held_out}{task.main_metric}"
         training_args.greater_is_better = task.greater_is_better
-    # Get the metric function
-    compute_metrics = make_compute_metrics(task)
+    order = None if task.is_regression else [model.config.label2id[str(label)] for label in task.label_list]
+    kept = EvalPredictions(task.main_metric, task.greater_is_better, order)
     # Initialize our Trainer
     return GlueTrainer(
         model=model,
         args=training_args,
         train_dataset=tokenized_datasets.get("train"),
         evaluations=evaluations,
-        compute_metrics=compute_metrics,
+        eval_predictions=kept if training_args.save_eval_predictions else None,
+        # Get the metric function
+        compute_metrics=make_compute_metrics(task, order),
         processing_class=tokenizer,
         data_collator=data_collator,
         callbacks=[stop_on_signal],
@@ -432,10 +435,11 @@ def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task:
     """Evaluate on every validation split, without --do_eval on the held-out rows; MNLI's mismatched one adds _mm."""
     logger.info("*** Evaluate ***")
     # Loop to handle MNLI double evaluation (matched, mis-matched)
-    combined, evaluated = {}, splits(tokenized_datasets, "validation")
+    combined, outputs, evaluated = {}, {}, splits(tokenized_datasets, "validation")
     prefix = "eval" if evaluated else "selection"
     for name, suffix in evaluated or [("selection", "")]:
         metrics = trainer.evaluate(tokenized_datasets[name], metric_key_prefix=prefix)
+        outputs[suffix] = trainer.outputs[prefix]
         metrics[f"{prefix}_samples"] = len(tokenized_datasets[name])
         if not math.isfinite(metrics[f"{prefix}_loss"]):
             raise DivergedError(f"the evaluation loss is {metrics[f'{prefix}_loss']}")
@@ -444,15 +448,7 @@ def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task:
         combined.update(metrics)
     trainer.save_metrics(prefix, combined)
     record.metrics.update(combined)
-    if trainer.state.global_step:  # trained in this start, or an earlier one
-        record.scores = run_record.choose_scores(
-            trainer.history,
-            combined,
-            trainer.state.epoch,
-            task.main_metric,
-            task.greater_is_better,
-            trainer.args.load_best_model_at_end,
-        )
+    record.scores = trainer.conclude(combined, outputs if evaluated else {}, task)
 
 
 def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: Task, record: RunRecord) -> None:

@@ -22,6 +22,7 @@ adapters           head, bases and counts; PEFT config files; adding, loading an
 fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same results in less time
 unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics
+eval_predictions   the logits of every validation row, of the last, the best and the selected epoch
 trainer            Trainer that stops on a signal, resumes to the bit and fails in one line
 record             run.json: everything that made a run's numbers
 resuming           what a start makes of the folder that it finds: refuse it, skip the run, resume it or clear it

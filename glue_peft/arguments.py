@@ -287,6 +287,13 @@ class GlueTrainingArguments(TrainingArguments):
             "not read."
         },
     )
+    save_eval_predictions: bool = field(
+        default=True,
+        metadata={
+            "help": "Write eval_predictions.npz: the logits of every validation row, of the last, the best and the "
+            "selected epoch."
+        },
+    )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
     warmup_steps: float = field(
         default=0.06, metadata={"help": "Steps of linear warm-up; below 1, the share of all steps."}

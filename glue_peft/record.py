@@ -211,6 +211,15 @@ def without_timings(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.removesuffix("_mm").endswith(timings)}
 
 
+def ends_history(history: list[dict[str, float]], final: Mapping[str, float], saves_best: bool) -> bool:
+    """Say whether the saved model is the last epoch's, and not the best one's, and its results end the history.
+
+    Without any evaluation in training, as with a long --eval_delay, there was no best model to save.
+    """
+    names = {name for name in final if name.startswith(("eval_", "selection_"))}
+    return not (saves_best and any(names & entry.keys() for entry in history))
+
+
 def choose_scores(
     history: list[dict[str, float]],
     final: dict[str, float],
@@ -226,8 +235,7 @@ def choose_scores(
     kinds = ("eval_", "selection_")
     final = {name: value for name, value in without_timings(final).items() if name.startswith(kinds)}
     validated, held_out = (f"{kind}{main_metric}" for kind in kinds)
-    # Without any evaluation in training, as with a long --eval_delay, there was no best model to save.
-    if not (saves_best and any(final.keys() & entry.keys() for entry in history)):
+    if ends_history(history, final, saves_best):
         if history and history[-1]["epoch"] == epoch:
             *history, last = history
             final = last | final

@@ -40,6 +40,8 @@ LOG_TAIL = 65536  # bytes at the end of a log in which the reason of a failure i
 ATTEMPT = "== "  # begins the line that a sweep writes into a log at each start and end of a run
 ATTEMPT_ENDED = "== ended"
 FAILURE_KINDS = ("diverged", "out of memory", "disk full", "usage", "stopped", "killed", "error")
+# What it answered on the validation rows, by the suffix of the set; in a checkpoint: so far.
+PREDICTIONS_FILES = {"": "eval_predictions.npz", "_mm": "eval_predictions_mm.npz"}
 # What a run may write besides checkpoints, saved weights and predictions.
 RESULT_FILES = (
     RECORD_FILE,
@@ -47,6 +49,7 @@ RESULT_FILES = (
     "train_results.json",
     "eval_results.json",
     "selection_results.json",  # of --selection_fraction without --do_eval
+    *PREDICTIONS_FILES.values(),
 )
 RUN_FILES = (
     *RESULT_FILES,
@@ -376,7 +379,7 @@ def is_complete(checkpoint: Path) -> bool:
         for path in weights:
             with safe_open(path, "numpy"):
                 pass
-        for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        for path in [path for ending in ("pt", "pth", "npz") for path in checkpoint.glob(f"*.{ending}")]:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     return False

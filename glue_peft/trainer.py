@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
@@ -21,14 +22,17 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from glue_peft import adalora, adapter_state, run_folder
 from glue_peft.adapters import head_parameters
 from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
+from glue_peft.data import Task
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.metric import finite_logits
-from glue_peft.record import history_of
+from glue_peft.record import Scores, choose_scores, ends_history, history_of, without_timings
 from glue_peft.run_folder import Failure
 
 # Trainer's private names in use here, to be looked at whenever transformers' version moves: _run_epoch, _save,
-# _save_checkpoint, _load_from_checkpoint and _load_best_model are extended; _evaluate and _determine_best_metric are
-# called; _tr_loss and _globalstep_last_logged are read and set. (arguments.py sets _n_gpu of TrainingArguments.)
+# _save_checkpoint, _load_from_checkpoint and _load_best_model are extended; _get_eval_sampler is replaced; _evaluate
+# and _determine_best_metric are called; _tr_loss and _globalstep_last_logged are read and set. (arguments.py sets
+# _n_gpu of TrainingArguments.)
 
 # A scheduler's order, its warning some time before, and a closed terminal.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -163,10 +167,14 @@ class GlueTrainer(Trainer):
         self,
         *args: Any,
         evaluations: dict[str, datasets.Dataset],
+        eval_predictions: EvalPredictions | None,
         callbacks: list[TrainerCallback],
         **kwargs: Any,
     ) -> None:
-        """Build it; `evaluations` maps prefixes of metrics to the rows that are evaluated during the training."""
+        """Build it; `evaluations` maps prefixes of metrics to the rows that are evaluated during the training.
+
+        `eval_predictions`, where given, gets what the model answers on the validation sets.
+        """
         kwargs["eval_dataset"] = next(iter(evaluations.values()), None)
         super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self), FirstStep()], **kwargs)
         # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in all of a step's
@@ -174,6 +182,8 @@ class GlueTrainer(Trainer):
         # times too large.
         self.model_accepts_loss_kwargs = False
         self.evaluations = evaluations
+        self.eval_predictions = eval_predictions
+        self.outputs: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # prefix -> logits and labels of the latest one
         self.history: list[dict[str, float]] = []  # the evaluations during the training
         self.began = 0.0  # time.time() at the start of the training
         self.seconds_before = 0.0  # in training, before it was resumed
@@ -236,6 +246,8 @@ class GlueTrainer(Trainer):
         if progress:
             self.loss_sum, self.seconds_before = progress["loss_sum"], progress["seconds"]
             self.unlogged = progress.get("unlogged_loss", 0.0), progress.get("unlogged_steps", 0)
+        if resume_from_checkpoint and self.eval_predictions is not None:
+            self.eval_predictions.recall(resume_from_checkpoint)
         self.began = time.time()
         result = super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
         loss = self.mean_over_processes(self.loss_sum) / self.state.global_step
@@ -275,7 +287,29 @@ class GlueTrainer(Trainer):
             metrics: dict[str, float] = {}
             for prefix, rows in self.evaluations.items():
                 metrics |= super().evaluate(rows, ignore_keys, prefix)
+        suffixes = [prefix.removeprefix("eval") for prefix in self.evaluations if prefix != "eval_selection"]
+        if self.eval_predictions is not None and suffixes:
+            (entry,) = history_of([metrics | {"step": self.state.global_step}])
+            self.eval_predictions.add(entry, {suffix: self.outputs[f"eval{suffix}"] for suffix in suffixes})
         return metrics
+
+    def conclude(
+        self, final: dict[str, float], outputs: dict[str, tuple[np.ndarray, np.ndarray]], task: Task
+    ) -> Scores | None:
+        """Return the scores of a run that trained, and write what it answered on the validation sets.
+
+        Of the saved model `final` are the metrics, and `outputs` logits and labels of each validation set, by suffix.
+        """
+        scores, epoch, saves_best = None, self.state.epoch or 0.0, self.args.load_best_model_at_end
+        if self.state.global_step:  # trained in this start, or an earlier one
+            scores = choose_scores(self.history, final, epoch, task.main_metric, task.greater_is_better, saves_best)
+        if self.eval_predictions is not None and outputs:
+            if ends_history(self.history, final, saves_best):
+                self.eval_predictions.add({"epoch": epoch, **without_timings(final)}, outputs)
+            self.eval_predictions.settle()
+            if self.args.should_save:
+                self.eval_predictions.save(Path(self.args.output_dir), scores or {"last": {"epoch": epoch}})
+        return scores
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Run Trainer's loop; with several processes, let the loss be the mean over the rows, each once.
@@ -283,6 +317,8 @@ class GlueTrainer(Trainer):
         Trainer then averages batches' means, those with rows that only fill the last batch up among them.
         """
         output = super().evaluation_loop(*args, **kwargs)
+        if output.label_ids is not None:
+            self.outputs[kwargs["metric_key_prefix"]] = finite_logits(output.predictions), output.label_ids
         names = [name for name in output.metrics if name.endswith("_loss")]
         if self.args.world_size > 1 and names and output.label_ids is not None:
             logits, labels = torch.as_tensor(finite_logits(output.predictions)), torch.as_tensor(output.label_ids)
@@ -295,6 +331,13 @@ class GlueTrainer(Trainer):
             return nn.functional.mse_loss(logits.squeeze(-1).double(), labels.double())
         smoothing = self.args.label_smoothing_factor
         return nn.functional.cross_entropy(logits.double(), labels.long(), label_smoothing=smoothing)
+
+    def _get_eval_sampler(self, eval_dataset: datasets.Dataset) -> torch.utils.data.Sampler | None:
+        """Return Trainer's sampler for evaluations, which keeps the rows' order.
+
+        With --train_sampling_strategy group_by_length Trainer would sort them by length, and its predictions too.
+        """
+        return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one forward and backward pass; raises DivergedError."""
@@ -332,6 +375,8 @@ class GlueTrainer(Trainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             run_folder.write_json(folder / run_folder.PROGRESS_FILE, so_far)
+            if self.eval_predictions is not None:
+                self.eval_predictions.save(folder)
             if isinstance(self.model, PeftModel):
                 adapter_state.save_trained_state(self.model, folder)
         super()._save_checkpoint(model, trial)

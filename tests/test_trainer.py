@@ -19,6 +19,7 @@ import run_glue
 from glue_peft import run_folder
 from glue_peft.arguments import parse_arguments
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, run_script
+from glue_peft.eval_predictions import load
 from glue_peft.run_folder import Failure, read_failure
 from glue_peft.trainer import STOP_SIGNALS, GlueTrainer, end_processes, explain_failure, less_memory
 
@@ -455,3 +456,6 @@ def test_the_evaluation_loss_of_two_processes_is_the_mean_over_the_rows(run, tin
     results = [read(folder / "eval_results.json") for folder in (alone, tmp_path / "two")]
     assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], abs=1e-6)
     assert not any("preparation" in name for result in results for name in result)
+    answers = [load(folder / "eval_predictions.npz") for folder in (alone, tmp_path / "two")]
+    assert np.array_equal(answers[0]["label"], answers[1]["label"])
+    assert np.allclose(answers[0]["last"], answers[1]["last"], atol=1e-5)
