@@ -35,7 +35,7 @@ from glue_peft.preflight import without
 from glue_peft.run_folder import atomic_write
 from glue_peft.run_state import state
 from glue_peft.sweep_messages import as_ranges
-from glue_peft.tables.tuning import SEARCH, Chosen, Trial, choose, rate_text, read_trial
+from glue_peft.tables.search import SEARCH, Chosen, Trial, choose, rate_text, read_trial
 
 RATE_FACTORS = "0.1 0.3 1 3 10"
 SEARCH_SEEDS = "101-103"
@@ -285,12 +285,13 @@ def write_recipe(tuning: Tuning, settings: Mapping[str, str], flags: list[str]) 
     moving = [*without(flags, *(name for name in given_flags(flags) if kind_of(name) is not FlagKind.MOVES_SCORES))]
     place = os.path.dirname(recipe_of(settings)) or "."
     for cell, found in zip(tuning.cells, tuning.chosen, strict=True):
-        row, rank = cell.choice.row, cell.choice.adapter.partition(":")[2]
+        row, (name, _, rank) = cell.choice.row, cell.choice.adapter.partition(":")
         words = [word.replace("{recipes}", place) for word in shlex.split(row["flags"]) if word != "-"]
         changed = {
+            "adapter": name,
             "model": cell.choice.model,
             "tasks": cell.task,
-            "rank": rank or row["rank"],
+            "rank": "-" if name == "none" else rank or row["rank"],
             "learning_rate": rate_text(found.rate),
             "flags": shlex.join([*words, *moving]) or "-",
             "source": origin(cell, found),
