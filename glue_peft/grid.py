@@ -247,7 +247,9 @@ def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: b
         if Path(recipe).stem != "randlora":
             raise UsageError("ADAPTERS=none: only with RECIPE=randlora, or a recipe with rows for it")
         if not has_rate:
-            raise UsageError("ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate")
+            raise UsageError(
+                "ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate or LEARNING_RATES"
+            )
 
 
 def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]]) -> None:
