@@ -8,6 +8,7 @@ import csv
 import itertools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Run:
 
     folder: str
     command: tuple[str, ...]  # the interpreter, run_glue.py, the flags
+    is_search: bool = False  # of TUNE's learning rates: one that diverges has ended too
 
     @property
     def flags(self) -> list[str]:
@@ -82,6 +84,11 @@ class Run:
     def seed(self) -> str:
         """Return the seed, as the folder has it."""
         return self.folder.rsplit("/", 2)[1]
+
+    @property
+    def row(self) -> str:
+        """Return the name of the folder of all its seeds and tasks."""
+        return self.folder.rsplit("/", 3)[-3]
 
     @property
     def task(self) -> str:
@@ -240,7 +247,9 @@ def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: b
         if Path(recipe).stem != "randlora":
             raise UsageError("ADAPTERS=none: only with RECIPE=randlora, or a recipe with rows for it")
         if not has_rate:
-            raise UsageError("ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate")
+            raise UsageError(
+                "ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate or LEARNING_RATES"
+            )
 
 
 def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]]) -> None:
@@ -286,7 +295,7 @@ def range_of(item: str) -> list[str] | None:
 
 def check_row(row: dict[str, str], recipe: str, settings: Mapping[str, str]) -> None:
     """Refuse a row of the recipe with a ?, as a guess would pass for the paper's; and without TUNE a list of rates."""
-    flags = row["flags"].split()
+    flags = shlex.split(row["flags"])
     unknown = [name for name in COLUMNS[:8] if row[name] == "?"]
     unknown += [name for name, value in itertools.pairwise(flags) if value == "?"]
     name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
@@ -310,7 +319,7 @@ def make_run(
         method = []
     elif name != "none":
         method += ["--rank", rank or row["rank"]]
-    own = [] if row["flags"] == "-" else row["flags"].split()
+    own = [] if row["flags"] == "-" else shlex.split(row["flags"])
     size = SIZES.get(model, f"_{os.path.basename(model.rstrip('/'))}")
     method_name = name if name == "none" else f"{name}{rank or row['rank']}"
     parent = f"{root_of(settings)}/{method_name}{size}{settings.get('TAG', '')}/{seed}"

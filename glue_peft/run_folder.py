@@ -228,6 +228,12 @@ def read_failure(folder: Path) -> Failure | None:
     return Failure(kind, message) if kind in FAILURE_KINDS else Failure("error", line)
 
 
+def has_diverged(folder: Path) -> bool:
+    """Say whether the last run in `folder` ended by a loss that is no number."""
+    failure = read_failure(folder)
+    return failure is not None and failure.kind == "diverged"
+
+
 def read_old_failure(folder: Path) -> str | None:
     """Return the line of failure.txt, as runs left it before there were kinds of failures."""
     path = folder / OLD_FAILURE_FILE

@@ -102,7 +102,9 @@ def summary(outcomes: list[tuple[str, str, str]], n_waiting: int) -> list[str]:
     """Return how a sweep ended: counts, and each run that needs somebody's attention with its reason."""
     found = [outcome for outcome, _, _ in outcomes]
     done, finished, failed = (found.count(outcome) for outcome in ("done", "finished", "failed"))
+    diverged = found.count("diverged")
     lines = [f"train_all.sh: {done} done, {finished} skipped as finished, {failed} failed"]
+    lines[0] += f", {diverged} diverged in the search" * (diverged > 0)
     forms = {
         "stopped": "stopped, to be resumed by the next sweep: {0}",
         "elsewhere": "left to another sweep: {0}",
@@ -118,15 +120,15 @@ def summary(outcomes: list[tuple[str, str, str]], n_waiting: int) -> list[str]:
 
 
 def closing(runs: list[Run], outcomes: list[tuple[str, str, str]], settings: Mapping[str, str]) -> list[str]:
-    """Return which runs of this sweep learnt nothing, and the command for the table."""
+    """Return which of these runs, if they are of this sweep, learnt nothing, and the command for their table."""
     tasks = {run.folder: run.task for run in runs}
     lines = []
     for outcome, folder, _ in outcomes:
-        if outcome == "done":
+        if outcome == "done" and folder in tasks:
             run = read_run(Path(folder), tasks[folder], main_metric(tasks[folder]), "last")
             lines += [f"diverged: {folder} ({reason})" for reason in [divergence(run)] if reason]
             lines += [f"collapsed: {folder} ({reason})" for reason in [collapse(run)] if reason]
-    if any(outcome in ("done", "finished") for outcome, *_ in outcomes):
+    if any(outcome in ("done", "finished") and folder in tasks for outcome, folder, _ in outcomes):
         lines.append(f"the table: {table_command(runs, settings)}")
     return lines
 

@@ -92,7 +92,9 @@ def without_timings(content: object) -> object:
 def assert_same_results(left: Path, right: Path) -> None:
     """Compare weights and predictions to the bit, and every number in the result files."""
     assert equal(saved_weights(left), saved_weights(right))
-    for name in ("train_results.json", "eval_results.json", "all_results.json"):
+    names = [sorted(path.name for path in folder.glob("*_results.json")) for folder in (left, right)]
+    assert names[0] == names[1] and len(names[0]) == 3  # of training, of an evaluation, of both
+    for name in names[0]:
         assert without_timings(read(left / name)) == without_timings(read(right / name)), name
     assert read(left / "run.json")["scores"] == read(right / "run.json")["scores"]
     for name in run_folder.PREDICTIONS_FILES.values():

@@ -8,7 +8,7 @@ import sys
 
 import datasets
 import pytest
-from helpers import REPOSITORY, arguments, read
+from helpers import REPOSITORY, arguments, equal, read, saved_weights
 
 import run_glue
 from glue_peft.data import order_of_labels
@@ -137,6 +137,40 @@ def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, 
     results = read(folder / "eval_results.json")
     assert results[f"eval_{key}"] == scores["selected"][f"eval_{key}"]
     assert scores["metric"] == f"eval_{key}"
+
+
+@pytest.mark.parametrize("content", [None, b"not parquet"])
+def test_without_do_eval_the_validation_set_is_not_read(run, tiny, tmp_path, content):
+    """It may be missing or broken; the run is the one that evaluates on it too, to the bit."""
+    shutil.copytree(tiny / "glue" / "mrpc", tmp_path / "glue" / "mrpc")
+    (validation,) = (tmp_path / "glue" / "mrpc").glob("validation*")
+    validation.unlink()
+    if content is not None:
+        validation.write_bytes(content)
+    flags = {"selection_fraction": 0.25, "num_train_epochs": 2, "eval_strategy": "epoch"}
+    alone = run("alone", do_eval=None, dataset_path=tmp_path / "glue", **flags)
+    record, both = read(alone / "run.json"), read(run("both", **flags) / "run.json")
+    assert not (alone / "eval_results.json").exists() and "validation" not in record["data_sha256"]
+    assert record["arguments"]["do_eval"] is False and record["scores"]["metric"] == "selection_accuracy"
+    assert not any(name.startswith("eval_") for entry in record["scores"]["history"] for name in entry)
+    assert equal(saved_weights(alone), saved_weights(tmp_path / "both"))
+    for mine, theirs in zip(record["scores"]["history"], both["scores"]["history"], strict=True):
+        assert mine == {name: value for name, value in theirs.items() if not name.startswith("eval_")}
+    assert (
+        read(alone / "selection_results.json")["selection_accuracy"] == record["scores"]["last"]["selection_accuracy"]
+    )
+    assert record["metrics"]["selection_samples"] == 16
+
+
+def test_without_do_eval_a_file_for_it_is_not_read(run, tmp_path):
+    """Neither the user's own."""
+    rows = "".join(f"{text},{label}\n" for label, text in enumerate(["a dull film", "a great film"])) * 20
+    (tmp_path / "train.csv").write_text(f"text,label\n{rows}")
+    (tmp_path / "validation.csv").write_bytes(b"\xff\xfe")
+    files = {"train_file": tmp_path / "train.csv", "validation_file": tmp_path / "validation.csv"}
+    flags = {"task_name": None, "dataset_path": None, "do_eval": None, "selection_fraction": 0.25}
+    scores = read(run(**flags, **files) / "run.json")["scores"]
+    assert 0 <= scores["last"]["selection_accuracy"] <= 1 and "best" not in scores
 
 
 def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):

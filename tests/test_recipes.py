@@ -1,5 +1,6 @@
 """recipes/: values of the papers, of which every row makes commands that parse or is refused by name."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -26,7 +27,15 @@ def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(r
     for row in rows(recipe):
         assert row["source"]
         chosen = {"RECIPE": recipe.stem, "MODELS": row["model"], "ADAPTERS": row["adapter"]}
-        done = train_all(DRY_RUN="1", TASKS=row["tasks"].replace(",", " "), SEEDS="3", cwd=tmp_path, **chosen)
+        chosen |= {"DRY_RUN": "1", "TASKS": row["tasks"].replace(",", " "), "SEEDS": "3"}
+        rates = row["learning_rate"].split()
+        if len(rates) > 1:
+            refused = train_all(cwd=tmp_path, **chosen)
+            assert (
+                refused.returncode == 2 and "several learning rates, to be chosen among with TUNE=1" in refused.stderr
+            )
+            chosen |= {"TUNE": "1", "SEARCH_SEEDS": "101"}
+        done = train_all(cwd=tmp_path, **chosen)
         if "?" in [*row.values(), *row["flags"].split()]:
             assert done.returncode == 2 and done.stdout == ""
             assert re.search(
@@ -36,7 +45,7 @@ def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(r
             )
             continue
         lines = done.stdout.splitlines()
-        assert len(lines) == len(row["tasks"].split(","))
+        assert len(lines) == len(row["tasks"].split(",")) * len(rates)
         for line in lines:
             flags = shlex.split(line)[2:]
             if "--init_adapter_from" in flags:
@@ -46,9 +55,9 @@ def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(r
             model, data, adapter, training = run_glue.parse_arguments(flags)
             assert data.max_seq_length == int(row["length"])
             assert training.per_device_train_batch_size == int(row["batch"])
-            assert training.learning_rate == float(row["learning_rate"])
+            assert training.learning_rate in map(float, rates)
             assert training.num_train_epochs == int(row["epochs"])
-            assert training.output_dir.split("/")[1].startswith(f"{row['adapter']}{row['rank'].replace('-', '_')}")
+            assert training.output_dir.split("/")[-3].startswith(f"{row['adapter']}{row['rank'].replace('-', '_')}")
             if adapter.adapter_config:
                 assert read(Path(adapter.adapter_config))["n_frequency"] == int(row["rank"])
             elif row["adapter"] == "none":
@@ -59,7 +68,7 @@ def test_every_row_of_a_recipe_makes_commands_that_parse_or_is_refused_by_name(r
 
 def test_a_paper_s_recipe_has_a_row_for_each_model_and_task():
     """And no two."""
-    assert [path.stem for path in RECIPES] == ["fourierft", "lora", "minilm", "randlora", "vera"]
+    assert [path.stem for path in RECIPES] == ["fourierft", "lora", "minilm", "randlora", "tuned", "vera"]
     for recipe in RECIPES:
         served = [(row["adapter"], row["model"], task) for row in rows(recipe) for task in row["tasks"].split(",")]
         assert len(served) == len(set(served))
@@ -109,6 +118,20 @@ def test_a_recipe_has_the_values_of_its_paper(recipe, model, columns, values):
     }
     words = values.split()
     assert found == dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_the_grids_of_the_tuned_recipe_are_of_equal_budget():
+    """As many rates for each method and the same factors, each of 2 to 3.4, in the protocol of the default grid."""
+    protocol = {(row["adapter"], row["model"]): row for row in rows(REPOSITORY / "recipes/randlora.tsv")}
+    factors = set()
+    for row in rows(REPOSITORY / "recipes/tuned.tsv"):
+        rates = [float(rate) for rate in row["learning_rate"].split()]
+        factors.add(tuple(round(rate / rates[0], 9) for rate in rates))
+        assert all(2 <= second / first <= 3.4 for first, second in itertools.pairwise(rates))
+        same = protocol.get((row["adapter"], row["model"]), row | {"rank": "-", "epochs": "10", "batch": "64"})
+        for name in ("tasks", "rank", "epochs", "batch", "length", "flags"):
+            assert row[name] == same[name]
+    assert len(factors) == 1
 
 
 def test_lora_s_recipe_starts_three_tasks_from_the_same_seed_s_mnli_run():

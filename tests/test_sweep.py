@@ -85,6 +85,15 @@ try:
                 run_folder.write_failure(folder, run_folder.Failure(kind, "as the run says"))
             sys.exit(int(number))
         accuracy = 0.5 if (world / "collapse").exists() else 0.9
+        if "--selection_fraction" in flags:
+            rate = float(flags[flags.index("--learning_rate") + 1])
+            if rate == 1:
+                run_folder.write_json(folder / "command.json", {"command": flags})
+                run_folder.write_failure(folder, run_folder.Failure("diverged", "as the run says"))
+                sys.exit(1)
+            scores = {"last": {"selection_accuracy": 0.9 - 1e-2 * abs(rate - 1e-2), "selection_predicted_classes": 2}}
+            run_folder.write_json(folder / "run.json", {"command": flags, "arguments": {}, "scores": scores})
+            sys.exit()
         scores = {f"eval_{name}": accuracy for name in ("accuracy", "accuracy_mm", "f1")}
         run_folder.write_json(folder / "eval_results.json", scores)
         run_folder.write_json(folder / "command.json", {"command": flags})
@@ -742,6 +751,117 @@ def test_modules_of_the_folder_of_the_call_are_not_taken(tmp_path):
         (tmp_path / name).write_text("raise SystemExit('the wrong one')")
     done = train_all(cwd=tmp_path, DRY_RUN="1", SEEDS="1", TASKS="rte")
     assert done.returncode == 0, done.stderr
+
+
+# Tuned sweeps
+
+TUNED = {"TUNE": "1", "LEARNING_RATES": "1e-3 1e-2 1e-1", "SEARCH_SEEDS": "101-102", "TASKS": "mrpc"}
+
+
+@ENGINES
+def test_a_tuned_sweep_searches_and_then_trains_with_what_it_found(world, jobs):
+    """From one command: 3 rates x 2 seeds x 2 adapters, then 2 final seeds of each; all is checked at first."""
+    tuned = settings(world, ADAPTERS="lora vera", **TUNED, **jobs)
+    done = train_all("--do_predict", **tuned)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    searched = [call["folder"] for call in calls(world)][:12]
+    assert all("/search/" in folder for folder in searched) and len(calls(world)) == 16
+    commands = checked(world)
+    assert len(commands) == 3 * 2 + 2 + 2  # those of the search and, with any rate, the final ones; then with the rate
+    assert sum("--do_eval" in command for command in commands) == 4
+    assert "train_all.sh: 16 done, 0 skipped as finished, 0 failed" in lines
+    assert lines.count("search: 12 of 12 runs finished") == 2
+    assert any(line.startswith("search: vera256, mrpc: 1e-2: best mean") for line in lines)
+    for row in ("lora4", "vera256"):
+        command = read(world / f"results/{row}/2/mrpc/run.json")["command"]
+        assert command[command.index("--learning_rate") + 1] == "1e-2" and "--do_predict" in command
+    assert lines[-1].endswith(f"{world}/results/lora4 {world}/results/vera256 1-2 --tasks mrpc")
+    assert [line.split("\t")[4] for line in (world / "results/tuned.tsv").read_text().splitlines()] == [
+        "learning_rate",
+        "1e-2",
+        "1e-2",
+    ]
+    again = train_all("--do_predict", **tuned)
+    assert again.returncode == 0 and len(calls(world)) == 16
+    assert "train_all.sh: 0 done, 16 skipped as finished, 0 failed" in again.stdout
+
+
+def test_a_run_of_the_search_that_diverges_is_a_result(world):
+    """It is no failure, isn't tried again, and its rate isn't chosen; a final run that diverges is a failure."""
+    tuned = settings(world, **TUNED | {"LEARNING_RATES": "1e-3 1e-2 1"})
+    done = train_all(**tuned)
+    assert done.returncode == 0, done.stdout
+    assert f"diverged: {world}/results/search/lora4_lr1e0/101/mrpc" in done.stdout
+    assert "train_all.sh: 6 done, 0 skipped as finished, 0 failed, 2 diverged in the search" in done.stdout
+    assert len(calls(world)) == 8
+    again = train_all(**tuned)
+    assert again.returncode == 0 and "0 done, 8 skipped as finished, 0 failed" in again.stdout
+    (world / "results/lora4/1/mrpc/run.json").unlink()
+    (world / "status_mrpc").write_text("1 diverged")
+    assert train_all(**tuned).returncode == 1
+
+
+def test_a_search_with_a_failed_run_chooses_nothing(world):
+    """The next sweep does what is missing."""
+    (world / "status_mrpc").write_text("1 error")
+    done = train_all(**settings(world, RETRIES="0", **TUNED))
+    assert done.returncode == 1 and not (world / "results/tuned.tsv").exists()
+    assert len(calls(world)) == 6 and "search: " not in done.stdout
+    (world / "status_mrpc").unlink()
+    assert train_all(**settings(world, **TUNED)).returncode == 0
+    assert (world / "results/lora4/2/mrpc/run.json").exists()
+
+
+def test_a_tuned_sweep_killed_and_stopped_again_and_again_ends_as_an_undisturbed_one(world):
+    """Killed three times and stopped once in the search, then once each in the final runs."""
+    assert train_all(**settings(world, RESULTS=str(world / "whole"), **TUNED)).returncode == 0
+    (world / "calls").unlink()
+
+    def kill() -> None:
+        """Let the next run kill its sweep, and wait until the run itself has ended."""
+        (world / "kill").write_text("1")
+        assert train_all(**settings(world, **TUNED)).returncode == -signal.SIGKILL
+        while not (Path(calls(world)[-1]["folder"]) / "run.json").exists():
+            time.sleep(0.01)
+
+    def stop() -> None:
+        """Send the sweep a signal while a run works."""
+        (world / "wait").touch()
+        n_before = len(calls(world))
+        sweep = start(world, **TUNED)
+        wait_for_calls(world, n_before + 1)
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(timeout=60) == 75
+        (world / "wait").unlink()
+
+    for _ in range(3):
+        kill()
+    stop()
+    for line in (4, 5, 6):
+        assert slurm(world, line, **TUNED).wait() == 0
+    kill()
+    stop()
+    assert folders(world) == [*["101/mrpc"] * 3, *["102/mrpc"] * 4, "1/mrpc", "2/mrpc"]
+    assert train_all(**settings(world, **TUNED)).returncode == 0
+    found = [
+        sorted(p.relative_to(root) for p in root.glob("**/run.json")) for root in (world / "whole", world / "results")
+    ]
+    assert found[0] == found[1] and len(found[0]) == 8
+    assert (world / "whole/tuned.tsv").read_text() == (world / "results/tuned.tsv").read_text()
+
+
+def test_a_slurm_task_of_a_tuned_sweep_runs_its_line(world):
+    """The search's lines first; the final ones have their numbers once it has ended, and keep them."""
+    task = slurm(world, 7, **TUNED)
+    output, _ = task.communicate()
+    assert task.returncode == 2 and "--array: the grid has the lines 1 to 6, no 7" in output
+    for line in range(1, 7):
+        assert slurm(world, line, **TUNED).wait() == 0
+    assert train_all(**settings(world, MISSING="1", **TUNED)).stdout == "7-8\n"
+    assert slurm(world, 6, **TUNED).wait() == 0 and len(calls(world)) == 6  # requeued
+    assert slurm(world, 7, **TUNED).wait() == 0
+    assert (world / "results/lora4/1/mrpc/run.json").exists() and (world / "results/tuned.tsv").exists()
 
 
 # Slurm, by what it sets
