@@ -23,6 +23,7 @@ from glue_peft.adapters import head_parameters
 from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
 from glue_peft.metric import finite_logits
+from glue_peft.progress import TRAINERS_OWN, Bars, LogLines
 from glue_peft.record import history_of
 from glue_peft.run_folder import Failure
 
@@ -168,7 +169,11 @@ class GlueTrainer(Trainer):
     ) -> None:
         """Build it; `evaluations` maps prefixes of metrics to the rows that are evaluated during the training."""
         kwargs["eval_dataset"] = next(iter(evaluations.values()), None)
-        super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self), FirstStep()], **kwargs)
+        super().__init__(*args, callbacks=[*callbacks, LogLines(), ResumeRepairs(self), FirstStep()], **kwargs)
+        for callback in TRAINERS_OWN:
+            self.remove_callback(callback)
+        if not self.args.disable_tqdm:
+            self.add_callback(Bars())
         # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in all of a step's
         # batches. It does not, so with gradient accumulation g or N processes loss and gradients would come out g or N
         # times too large.
