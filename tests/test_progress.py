@@ -16,7 +16,7 @@ def test_a_run_prints_about_twenty_losses_and_each_evaluation_in_a_line(run, cap
         out, err = capfd.readouterr()
         lines = out.splitlines()
         losses = [line for line in lines if re.fullmatch(place + r", learning rate \d\.\d\de-\d\d", line)]
-        evaluations = [line for line in lines if re.match(place + r"  accuracy 0\.\d{4}", line)]
+        evaluations = [line for line in lines if re.match(place + r"  accuracy [01]\.\d{4}", line)]
         assert 16 <= len(losses) <= 20
         assert len(evaluations) == 4
         assert sum(line.startswith("accuracy ") for line in lines) == 1
