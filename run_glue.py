@@ -27,7 +27,7 @@ A few minutes on a laptop, without a GPU:
     python run_glue.py --model_name_or_path FacebookAI/roberta-base --task_name rte --do_train --do_eval \\
         --max_train_samples 200 --num_train_epochs 1 --adapter_name lora --rank 4 --output_dir /tmp/rte
 
-Instead of flags, one JSON file with the same names: python run_glue.py arguments.json
+The flags may stand in JSON files, of which later ones win: python run_glue.py arguments.json --seed 2
 
 A run leaves in --output_dir: the adapter with head, tokenizer and base config; train_results.json, eval_results.json,
 all_results.json, trainer_state.json, predict_results_<task>.txt; and last, marking it as finished, run.json: the
@@ -41,13 +41,10 @@ import math
 import platform
 import sys
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import datasets
-import evaluate
 import peft
 import torch
 import transformers
@@ -92,6 +89,8 @@ from glue_peft.errors import DivergedError, UsageError, first_line, run_script
 from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.metric import check_best_metric, finite_logits, make_compute_metrics
+from glue_peft.model_card import upload, write_card
+from glue_peft.progress import quiet_libraries
 from glue_peft.record import RunRecord
 from glue_peft.resuming import clear_output_dir, extend, find_checkpoint, look_at
 from glue_peft.trainer import GlueTrainer, StopOnSignal, end_processes, failure_noted, processes_and_precision
@@ -175,12 +174,7 @@ def setup_logging(training_args: GlueTrainingArguments) -> None:
     if training_args.log_level == "passive" and training_args.should_log:
         level = logging.INFO
     logger.setLevel(level)
-    datasets.utils.logging.set_verbosity_warning()
-    # Both would report every load to a server, and without a network wait for it.
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = evaluate.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    warnings.filterwarnings("ignore", message="Specified to not save")  # the bases' hash is saved and compared instead
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    quiet_libraries(level, training_args.disable_tqdm)
     # Log on each process the small summary
     logger.info(f"device: {training_args.device}, processes: {training_args.world_size}")
 
@@ -319,6 +313,7 @@ def load_model(
         hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
     base_sha256 = hash_tensors(model.base_model.state_dict())
+    logger.info(adapters.drawn_in_words(loading))
     if adapter_args.adapter_path is not None or adapter_config is not None:
         adapters.check_encoder_is_complete(model, loading, model_args)
     if adapter_args.adapter_path is not None:
@@ -422,10 +417,9 @@ def describe_run(
 def train(trainer: GlueTrainer, checkpoint: Path | None, record: RunRecord) -> None:
     """Train, from a checkpoint if there is one, and save the model."""
     train_result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()  # saves the tokenizer too
+    trainer.save_model(_internal_call=True)  # saves the tokenizer too, and uploads nothing yet
     record.parameters["stored"] = adapters.count_parameters(trainer.model)["stored"]  # AdaLoRA keeps some ranks alone
     metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
-    trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     record.metrics.update(metrics)
@@ -444,7 +438,6 @@ def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task:
         if not math.isfinite(metrics[f"{prefix}_loss"]):
             raise DivergedError(f"the evaluation loss is {metrics[f'{prefix}_loss']}")
         metrics = {f"{key}{suffix}": value for key, value in metrics.items()}
-        trainer.log_metrics(prefix, metrics)
         combined.update(metrics)
     trainer.save_metrics(prefix, combined)
     record.metrics.update(combined)
@@ -486,6 +479,9 @@ def finish(trainer: GlueTrainer, record: RunRecord, began: float, earlier: dict[
     run_folder.discard_replaced(output_dir)  # where nothing was trained
     if not trainer.args.keep_checkpoints:
         run_folder.delete_checkpoints(output_dir)
+    write_card(output_dir, record)
+    if trainer.args.push_to_hub:
+        upload(output_dir, trainer.hub_model_id, trainer.args)
     print(f"\nDone in {record.seconds:.0f} s. Results, record and model: {output_dir}\n{record.scores_in_words()}")
 
 

@@ -23,8 +23,10 @@ fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same resu
 unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics
 eval_predictions   the logits of every validation row, of the last, the best and the selected epoch
+progress           what one sees while a run trains
 trainer            Trainer that stops on a signal, resumes to the bit and fails in one line
 record             run.json: everything that made a run's numbers
+model_card         README.md of a run's folder, and its upload to the hub
 resuming           what a start makes of the folder that it finds: refuse it, skip the run, resume it or clear it
 tables.read        a run's folder -> its score and record, or why it has none
 tables.collapse    runs that learnt nothing or diverged

@@ -26,6 +26,7 @@ from glue_peft.data import Task
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
 from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.metric import finite_logits
+from glue_peft.progress import TRAINERS_OWN, Bars, LogLines
 from glue_peft.record import Scores, choose_scores, ends_history, history_of, without_timings
 from glue_peft.run_folder import Failure
 
@@ -176,7 +177,11 @@ class GlueTrainer(Trainer):
         `eval_predictions`, where given, gets what the model answers on the validation sets.
         """
         kwargs["eval_dataset"] = next(iter(evaluations.values()), None)
-        super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self), FirstStep()], **kwargs)
+        super().__init__(*args, callbacks=[*callbacks, LogLines(), ResumeRepairs(self), FirstStep()], **kwargs)
+        for callback in TRAINERS_OWN:
+            self.remove_callback(callback)
+        if not self.args.disable_tqdm:
+            self.add_callback(Bars())
         # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in all of a step's
         # batches. It does not, so with gradient accumulation g or N processes loss and gradients would come out g or N
         # times too large.
