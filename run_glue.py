@@ -94,7 +94,7 @@ from glue_peft.metric import check_best_metric, finite_logits, make_compute_metr
 from glue_peft.record import RunRecord
 from glue_peft.resuming import clear_output_dir, extend, find_checkpoint, look_at
 from glue_peft.trainer import GlueTrainer, StopOnSignal, end_processes, failure_noted, processes_and_precision
-from glue_peft.unpadded_encoder import use_unpadded_encoder
+from glue_peft.unpadded_encoder import plan_batches, use_unpadded_encoder
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -361,6 +361,7 @@ def make_trainer(
     if not data_args.pad_to_max_length:
         multiple = 8 if training_args.fp16 or training_args.bf16 else None
         data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+        data_collator = plan_batches(model, data_collator, training_args)
     evaluated = splits(tokenized_datasets, "validation")
     further = {f"eval{suffix}": tokenized_datasets[name] for name, suffix in evaluated[1:]}
     if "selection" in tokenized_datasets:

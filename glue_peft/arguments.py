@@ -318,6 +318,7 @@ class GlueTrainingArguments(TrainingArguments):
         self.follows_task_metric = self.metric_for_best_model is None and (
             needs_metric or self.lr_scheduler_type in METRIC_SCHEDULERS
         )
+        self.logging_nan_inf_filter = False  # it would ask a GPU for every step's loss, and hide an evaluation's
         if self.ddp_broadcast_buffers is None:
             self.ddp_broadcast_buffers = False  # the random bases are frozen, and the same in every process
         if self.selection_fraction is not None and self.eval_strategy == "no":

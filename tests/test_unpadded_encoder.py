@@ -20,7 +20,16 @@ from transformers import (
 )
 
 from glue_peft import unpadded_encoder
-from glue_peft.unpadded_encoder import ATTENTION_NAME, SUPPORTED_ADAPTERS, SUPPORTED_CLASSES, use_unpadded_encoder
+from glue_peft.unpadded_encoder import (
+    ATTENTION_NAME,
+    SUPPORTED_ADAPTERS,
+    SUPPORTED_CLASSES,
+    PackingCollator,
+    follow_plan,
+    plan_batches,
+    plan_packing,
+    use_unpadded_encoder,
+)
 
 PAD = 1
 WIDTH = 14
@@ -301,7 +310,7 @@ def test_a_batch_without_padding_runs_without_a_mask() -> None:
     layer.register_forward_pre_hook(lambda _, args: masks.append(args[1]))
     twin(**build_batch([WIDTH, WIDTH]))
     twin(**build_batch([WIDTH, WIDTH - 1]))
-    assert masks[0] is None and masks[1].shape == (2, WIDTH)
+    assert masks[0] is None and masks[1].shape == (2, 1, 1, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +384,7 @@ def test_attention_dropout_has_the_config_s_rate() -> None:
     rows, heads, rate = 4000, 2, 0.3
     mask = torch.zeros(rows, 2, dtype=torch.bool)
     mask[:, 0] = True
-    packing = unpadded_encoder.plan_packing(mask, mask.sum(dim=1), [1] * rows)
+    packing = follow_plan(plan_packing(mask), torch.float64)
     module, ones = nn.Module(), torch.ones(1, heads, rows, 8, dtype=torch.float64)
     module.is_causal = False
     torch.manual_seed(0)
@@ -432,16 +441,17 @@ def test_less_is_kept_for_backward(lengths: list[int], dropout: float) -> None:
 
 
 def test_the_plan_is_made_once_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers share one plan, and recomputing them under checkpointing makes no other."""
-    plans = []
-    plan = unpadded_encoder.plan_packing
-    monkeypatch.setattr(unpadded_encoder, "plan_packing", lambda *args: plans.append(plan(*args)) or plans[-1])
+    """Layers share one packing, and recomputing them under checkpointing makes no other."""
+    packings = []
+    monkeypatch.setattr(
+        unpadded_encoder, "follow_plan", lambda *args: packings.append(follow_plan(*args)) or packings[-1]
+    )
     twin = convert(build_model().train())
     twin.gradient_checkpointing_enable()
     run_step(twin, build_batch())
-    assert len(plans) == 1
-    assert plans[0].rectangles == [(8, 3), (8, 9), (4, 14)]
-    assert plans[0].slots.unique().numel() == sum(LENGTHS)
+    assert len(packings) == 1
+    assert packings[0].rectangles == [(8, 3), (8, 9), (4, 14)]
+    assert packings[0].slots.unique().numel() == sum(LENGTHS)
 
 
 def test_copies_pickles_and_checkpoints(tmp_path) -> None:
