@@ -359,9 +359,9 @@ def make_trainer(
     # Data collator: rows of the same length already, or padded to the longest of a batch
     data_collator = default_data_collator
     if not data_args.pad_to_max_length:
-        multiple = 8 if training_args.fp16 or training_args.bf16 else None
-        data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
-        data_collator = plan_batches(model, data_collator, training_args)
+        multiple = data_args.pad_to_multiple_of or (8 if training_args.fp16 or training_args.bf16 else None)
+        padding = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+        data_collator = plan_batches(model, padding, training_args)
     evaluated = splits(tokenized_datasets, "validation")
     further = {f"eval{suffix}": tokenized_datasets[name] for name, suffix in evaluated[1:]}
     if "selection" in tokenized_datasets:
