@@ -484,7 +484,7 @@ def test_a_plan_is_packed_padded_or_full() -> None:
 
 
 def test_batches_are_planned_for_their_device() -> None:
-    """On a GPU one rectangle, from as many slots on as keep it busy for longer than the launches; compiled: no plan."""
+    """On a GPU one rectangle, from as many slots on as keep it busy for longer than the launches; compiled: none."""
     encoder = find_encoder(build_model())  # a layer has 4 * 16 * 16 + 2 * 16 * 24 = 1792 weights
     launches = unpadded_encoder.Launches(layer=8, packing=4, multiply_adds=3 * 1792 * 5)
     assert unpadded_encoder.least_slots_on_a_gpu(encoder, launches) == 12 * 5
