@@ -94,7 +94,7 @@ from glue_peft.progress import quiet_libraries
 from glue_peft.record import RunRecord
 from glue_peft.resuming import clear_output_dir, extend, find_checkpoint, look_at
 from glue_peft.trainer import GlueTrainer, StopOnSignal, end_processes, failure_noted, processes_and_precision
-from glue_peft.unpadded_encoder import use_unpadded_encoder
+from glue_peft.unpadded_encoder import plan_batches, use_unpadded_encoder
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -354,8 +354,9 @@ def make_trainer(
     # Data collator: rows of the same length already, or padded to the longest of a batch
     data_collator = default_data_collator
     if not data_args.pad_to_max_length:
-        multiple = 8 if training_args.fp16 or training_args.bf16 else None
-        data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+        multiple = data_args.pad_to_multiple_of or (8 if training_args.fp16 or training_args.bf16 else None)
+        padding = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+        data_collator = plan_batches(model, padding, training_args)
     evaluated = [*splits(tokenized_datasets, "validation"), ("selection", "_selection")]
     evaluations = {f"eval{end}": tokenized_datasets[name] for name, end in evaluated if name in tokenized_datasets}
     if training_args.follows_task_metric:

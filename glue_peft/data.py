@@ -593,9 +593,15 @@ def tokenizer_settings(
         )
     if data_args.max_seq_length > limit:
         logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
+    longest, multiple = min(data_args.max_seq_length, limit), data_args.pad_to_multiple_of or 1
+    if -(-longest // multiple) * multiple > max_positions:
+        raise UsageError(
+            f"--pad_to_multiple_of {multiple}: rows of up to {longest} tokens would be padded to "
+            f"{-(-longest // multiple) * multiple}, and model and adapter together allow {max_positions}"
+        )
     # Padding strategy: here to the same length for every row, or by the data collator to the longest of a batch
     padding = "max_length" if data_args.pad_to_max_length else False
-    settings = {"max_length": min(data_args.max_seq_length, limit), "truncation": True, "padding": padding}
+    settings = {"max_length": longest, "truncation": True, "padding": padding}
     # A fast tokenizer keeps the settings of its last call, and they enter the fingerprint under which `map` caches:
     # without this call the first process to tokenise and the next ones would look under different names.
     tokenizer("", **settings)

@@ -31,9 +31,9 @@ from glue_peft.record import Scores, choose_scores, ends_history, history_of, wi
 from glue_peft.run_folder import Failure
 
 # Trainer's private names in use here, to be looked at whenever transformers' version moves: _run_epoch, _save,
-# _save_checkpoint, _load_from_checkpoint and _load_best_model are extended; _get_eval_sampler is replaced; _evaluate
-# and _determine_best_metric are called; _tr_loss and _globalstep_last_logged are read and set. (arguments.py sets
-# _n_gpu of TrainingArguments.)
+# _save_checkpoint, _load_from_checkpoint, _load_best_model and _maybe_log_save_evaluate are extended;
+# _get_eval_sampler is replaced; _evaluate and _determine_best_metric are called; _tr_loss and _globalstep_last_logged
+# are read and set. (arguments.py sets _n_gpu of TrainingArguments.)
 
 # A scheduler's order, its warning some time before, and a closed terminal.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -50,6 +50,7 @@ class StopOnSignal(TrainerCallback):
         """Take the signals over."""
         self.received: str | None = None
         self.in_training = False
+        self.group: torch.distributed.ProcessGroup | None = None
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.receive)
@@ -60,9 +61,11 @@ class StopOnSignal(TrainerCallback):
         if not self.in_training:
             raise StoppedBySignal(f"stopped by {self.received}: start it again with --resume")
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """End a step first, from here on."""
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        """End a step first, from here on; several processes get a way to agree after each that asks no GPU."""
         self.in_training = True
+        if args.world_size > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save, and don't evaluate, if the signal has come; an epoch's log line would be lost after this."""
@@ -92,20 +95,26 @@ class StopOnSignal(TrainerCallback):
     def is_asked(self, args: TrainingArguments) -> bool:
         """Say whether this process, or any of several, got the signal: all have to end after the same step."""
         if args.world_size > 1:
-            asked = torch.tensor(self.received is not None, dtype=torch.int32, device=args.device)
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            asked = torch.tensor(self.received is not None, dtype=torch.int32)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self.group)
             if asked.item():
                 self.received = self.received or "a signal to another process"
         return self.received is not None
 
 
 class FirstStep(TrainerCallback):
-    """Deletes the run that this one replaces, once this one has taken a step."""
+    """Deletes the run that this one replaces, once this one has taken a step whose loss is a number."""
+
+    def __init__(self, trainer: "GlueTrainer") -> None:
+        """Keep the trainer, which Trainer doesn't hand to its callbacks."""
+        self.trainer = trainer
 
     def on_step_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Delete it; after the first step there is none."""
-        if args.should_save:
-            run_folder.discard_replaced(Path(args.output_dir))
+        folder = Path(args.output_dir)
+        if args.should_save and (folder / run_folder.REPLACED).exists():
+            self.trainer.read_loss_sum()
+            run_folder.discard_replaced(folder)
 
 
 def ends_epoch(state: TrainerState) -> bool:
@@ -177,7 +186,7 @@ class GlueTrainer(Trainer):
         `eval_predictions`, where given, gets what the model answers on the validation sets.
         """
         kwargs["eval_dataset"] = next(iter(evaluations.values()), None)
-        super().__init__(*args, callbacks=[*callbacks, LogLines(), ResumeRepairs(self), FirstStep()], **kwargs)
+        super().__init__(*args, callbacks=[*callbacks, LogLines(), ResumeRepairs(self), FirstStep(self)], **kwargs)
         for callback in TRAINERS_OWN:
             self.remove_callback(callback)
         if not self.args.disable_tqdm:
@@ -186,13 +195,16 @@ class GlueTrainer(Trainer):
         # batches. It does not, so with gradient accumulation g or N processes loss and gradients would come out g or N
         # times too large.
         self.model_accepts_loss_kwargs = False
+        # A copy from pinned memory needn't be waited for.
+        self.accelerator.dataloader_config.non_blocking = self.args.dataloader_pin_memory
         self.evaluations = evaluations
         self.eval_predictions = eval_predictions
         self.outputs: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # prefix -> logits and labels of the latest one
         self.history: list[dict[str, float]] = []  # the evaluations during the training
         self.began = 0.0  # time.time() at the start of the training
         self.seconds_before = 0.0  # in training, before it was resumed
-        self.loss_sum = 0.0  # of all steps, those before it was resumed included
+        # Of all steps, those before it was resumed included; on the device, so that no step waits for its loss.
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
         # When it was resumed: the sum of the losses since the last log line, and of how many steps.
         self.unlogged: tuple[float, int] = (0.0, 0)
         self.fixed = adapter_state.describe_fixed(self.model, self.args.seed)
@@ -246,16 +258,20 @@ class GlueTrainer(Trainer):
             self.optimizer = self.lr_scheduler = None
 
     def train(self, resume_from_checkpoint: Path | None = None, **kwargs: Any) -> TrainOutput:
-        """Train; report time and mean loss since the first start, and of all processes, unlike Trainer."""
+        """Train; report time and mean loss since the first start, and of all processes, unlike Trainer.
+
+        Raises DivergedError.
+        """
         progress = resume_from_checkpoint and run_folder.read_json(resume_from_checkpoint / run_folder.PROGRESS_FILE)
         if progress:
-            self.loss_sum, self.seconds_before = progress["loss_sum"], progress["seconds"]
+            self.loss_sum.fill_(progress["loss_sum"])
+            self.seconds_before = progress["seconds"]
             self.unlogged = progress.get("unlogged_loss", 0.0), progress.get("unlogged_steps", 0)
         if resume_from_checkpoint and self.eval_predictions is not None:
             self.eval_predictions.recall(resume_from_checkpoint)
         self.began = time.time()
         result = super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
-        loss = self.mean_over_processes(self.loss_sum) / self.state.global_step
+        loss = self.mean_over_processes(self.read_loss_sum()) / self.state.global_step
         corrected = {"train_runtime": result.metrics["train_runtime"] + self.seconds_before, "train_loss": loss}
         self.state.log_history[-1] |= corrected
         self.history = history_of(self.state.log_history)
@@ -345,13 +361,26 @@ class GlueTrainer(Trainer):
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run one forward and backward pass; raises DivergedError."""
+        """Run one forward and backward pass, and add its loss up."""
         loss = super().training_step(*args, **kwargs)
-        value = loss.item()  # on a GPU the one wait of a step
-        if not math.isfinite(value):
-            raise DivergedError(f"the training loss is {value} at step {self.state.global_step + 1}")
-        self.loss_sum += value
+        self.loss_sum += loss
         return loss
+
+    def read_loss_sum(self) -> float:
+        """Return the sum of all steps' losses. Raises DivergedError where one of them was no number.
+
+        A sum that is NaN or infinite stays so. A GPU is waited for here, and so only where Trainer does that anyway.
+        """
+        value = self.loss_sum.item()
+        if not math.isfinite(value):
+            raise DivergedError(f"the training loss is {value} at step {self.state.global_step} or before")
+        return value
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save as Trainer does, but nothing of a training that has diverged."""
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.read_loss_sum()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train an epoch; Trainer itself would go on for a step where it resumes after the last one in mid-epoch."""
@@ -370,7 +399,7 @@ class GlueTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save with the checkpoint the sums of losses and the seconds, which Trainer counts from its last start."""
         so_far = {
-            "loss_sum": self.mean_over_processes(self.loss_sum),
+            "loss_sum": self.mean_over_processes(self.read_loss_sum()),
             "unlogged_loss": self.mean_over_processes(self._tr_loss.item()),
             "unlogged_steps": self.state.global_step - self._globalstep_last_logged,
             "seconds": self.seconds_before + time.time() - self.began,

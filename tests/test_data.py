@@ -216,7 +216,7 @@ def test_tokenised_data_are_found_again_by_the_next_process(tiny, tmp_path):
 
 
 def test_padding_is_to_the_longest_of_the_batch_unless_asked_for(run, monkeypatch):
-    """And to multiples of 8 in reduced precision."""
+    """And to multiples of 8 in reduced precision, or of what the flag says."""
     widths = []
     training_step = GlueTrainer.training_step
 
@@ -233,6 +233,9 @@ def test_padding_is_to_the_longest_of_the_batch_unless_asked_for(run, monkeypatc
     widths.clear()
     run("reduced", per_device_train_batch_size=2, bf16=True, use_cpu=True)
     assert all(width % 8 == 0 for width in widths)
+    widths.clear()
+    run("chosen", per_device_train_batch_size=2, pad_to_multiple_of=16)
+    assert {width % 16 for width in widths} == {0} and len(set(widths)) > 1
 
 
 def test_too_long_a_max_seq_length_is_clipped_with_a_warning(run, caplog):

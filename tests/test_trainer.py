@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import REPOSITORY, TORCHRUN, arguments, assert_same_results, equal, read, saved_weights
+from transformers import Trainer
 
 import run_glue
 from glue_peft import run_folder
@@ -397,6 +398,53 @@ def test_diverged_run_ends_without_results(tiny, tmp_path):
         run_glue.main(arguments(tiny, tmp_path / "out", learning_rate=1e30, max_grad_norm=0, optim="sgd"))
     assert not (tmp_path / "out" / "eval_results.json").exists()
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.fixture
+def loss_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Give the loss of one step another value; what the step does to the weights stays as it is."""
+
+    def arrange(step: int, value: float) -> None:
+        training_step = Trainer.training_step
+        monkeypatch.setattr(
+            Trainer,
+            "training_step",
+            lambda self, *args: training_step(self, *args) * (value if self.state.global_step == step - 1 else 1.0),
+        )
+
+    return arrange
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("seen", ["logging", "evaluating", "saving", "the end"])
+def test_a_loss_that_was_no_number_is_seen_before_anything_is_made_of_it(run, tmp_path, loss_at, seen, value):
+    """In step 6 of 12, with nobody waiting for it: nothing is logged, evaluated or saved after it, nor finished."""
+    flags = {"num_train_epochs": 3, "save_strategy": "no", "logging_strategy": "no", "logging_nan_inf_filter": "True"}
+    flags |= {
+        "logging": {"logging_strategy": "steps", "logging_steps": 3},
+        "evaluating": {"eval_strategy": "epoch"},
+        "saving": {"save_strategy": "steps", "save_steps": 3},
+        "the end": {},
+    }[seen]
+    steps = {"logging": 6, "evaluating": 8, "saving": 6, "the end": 12}
+    loss_at(6, value)
+    with pytest.raises(
+        DivergedError, match=f"^diverged: the training loss is {value} at step {steps[seen]} or before"
+    ):
+        run(**flags)
+    assert read_failure(tmp_path / "out").kind == "diverged"
+    assert [path.name for path in run_folder.checkpoints(tmp_path / "out")] == ["checkpoint-3"] * (seen == "saving")
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not left & {"adapter_model.safetensors", "run.json", "train_results.json", "eval_results.json"}
+
+
+def test_a_run_whose_first_loss_is_no_number_leaves_the_one_that_it_would_replace(run, tmp_path, loss_at):
+    """The old one is deleted after a step whose loss is a number, not after any step."""
+    old = saved_weights(run())
+    loss_at(1, float("nan"))
+    with pytest.raises(DivergedError, match="at step 1 or before"):
+        run(overwrite_output_dir=True, seed=2, save_strategy="no")
+    assert equal(saved_weights(tmp_path / "out"), old) and (tmp_path / "out" / "run.json").exists()
 
 
 @pytest.mark.parametrize(("outcome", "status"), [(None, 0), (UsageError("no"), 2), (KeyError("odd"), 1)])
