@@ -9,6 +9,7 @@ run_state          is the run in a folder finished, open, broken, or another one
 grid               train_all.sh's variables and a recipe -> the runs of the grid, each with its folder and command
 preflight          every distinct command of a grid is parsed and checked before anything starts
 sweep_messages     what a sweep says: what will run, time left, how it ended, the command for the table
+mps                NVIDIA's MPS, where a sweep's runs share a GPU
 sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 text_files         a user's own CSV and JSON files, every column as text
 data               files or hub -> splits -> task -> tokens

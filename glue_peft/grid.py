@@ -28,7 +28,7 @@ INSTEAD = {  # flags that name the run, so that the grid sets them
     "output_dir": "RESULTS or TAG",
 }
 VARIABLES = (
-    "RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU RETRIES DRY_RUN STATUS MISSING"
+    "RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU MPS RETRIES DRY_RUN STATUS MISSING"
 ).split()
 # Spellings of them that are mistakes, beside those in other cases; a name that a system may set is none.
 MISSPELT = {
@@ -165,6 +165,8 @@ def check_numbers(settings: Mapping[str, str]) -> None:
             raise UsageError(f"{name}: {settings[name]} is not a number of runs")
     if not re.fullmatch("[0-9]+", settings.get("RETRIES") or "1"):
         raise UsageError(f"RETRIES: {settings['RETRIES']} is not a whole number")
+    if (settings.get("MPS") or "1") not in ("0", "1"):
+        raise UsageError(f"MPS: {settings['MPS']} is neither 0 nor 1")
     gpus_of(settings.get("GPUS") or "0")
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
-from glue_peft import preflight, run_folder, sweep_messages
+from glue_peft import mps, preflight, run_folder, sweep_messages
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
 from glue_peft.grid import Run, gpus_of, read_grid, root_of
@@ -58,11 +58,14 @@ def main() -> int:
     sweep.take_signals()
     sweep.waiting, sweep.outcomes = plan(runs)
     sweep.n_runs = len(sweep.waiting)
-    say_lines(sweep_messages.opening(runs, sweep.waiting, sweep.outcomes, len(sweep.slots), sweep.root))
+    may_share = 0 < len(visible_gpus(settings)) >= len(sweep.slots)
+    say_lines(sweep_messages.opening(runs, sweep.waiting, sweep.outcomes, len(sweep.slots), may_share, sweep.root))
     finished = {folder for outcome, folder, _ in sweep.outcomes if outcome == "finished"}
     unfinished = [run for run in runs if run.folder not in finished]
     preflight.check_commands(unfinished, bases_of(runs), settings, lambda: sweep.stopping != 0)
-    sweep.run_all()
+    with mps.shared_gpus(settings, sweep.slots, sweep.n_runs) as (sweep.slots, lines):
+        say_lines(lines)
+        sweep.run_all()
     say_lines(sweep_messages.summary(sweep.outcomes, len(sweep.waiting)))
     say_lines(sweep_messages.closing(runs, sweep.outcomes, settings))
     return sweep.stopping or exit_status(sweep.outcomes, len(sweep.waiting))
