@@ -6,8 +6,8 @@
 
 Each run is a process of its own, as in a sweep, and MPS is the sweep's (glue_peft/mps.py): RandLoRA in fp16 through
 run_glue.py's Trainer, on random weights. Its batches are the grid's mix: each has rows of one task's lengths, and each
-task comes as often as in the grid. Once all runs have made some steps, all are timed over the same seconds. The runs an
-hour are RoBERTa-base's half of the grid, of ten epochs each, without their start, whose seconds stand beside them:
+task comes as often as in the grid. Once all runs have made some steps, all are timed over the same seconds. The runs
+an hour are RoBERTa-base's half of the grid, of ten epochs each, without their start, whose seconds stand beside them:
 until all were warm, with torch's import and the making of the model.
 """
 

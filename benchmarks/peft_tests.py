@@ -135,11 +135,16 @@ def run_tests(folder: Path, *flags: str) -> tuple[dict[str, tuple[str, str]], in
     return ended, int(taken.removeprefix(TAKEN))
 
 
-def main() -> None:
-    """Run both sides, print how they differ and the JSON."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sdist", type=Path, help="PEFT's source distribution, a .tar.gz")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run both sides, print how they differ and the JSON."""
+    args = parse_arguments()
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(args.sdist) as archive:
             for member in archive.getmembers():
