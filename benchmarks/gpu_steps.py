@@ -13,6 +13,7 @@ bench_operators, and in fp16 some have to do without waiting: torch raises an er
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import random
@@ -29,17 +30,19 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 from transformers import RobertaConfig, TrainerCallback
 
+from benchmarks.bench_adapters import seconds
 from benchmarks.bench_grid import MAX_LENGTH, TASKS, realistic_lengths
 from benchmarks.bench_operators import (
     BATCH,
-    PEFT,
     PRECISIONS,
     Counts,
+    as_on_a_gpu,
     build_trainer,
     count_operators,
     make_rows,
     narrow_roberta,
 )
+from glue_peft.errors import first_line
 
 LENGTHS = (*TASKS, "full")
 SHARED = {"max_position_embeddings": 514, "type_vocab_size": 1}
@@ -56,6 +59,7 @@ RANKS = {  # recipes/randlora.tsv
     "tiny": {"lora": 4, "randlora": 8, "vera": 16},
 }
 FROZEN, FULL = "frozen base", "full fine-tuning"
+PEFT = ["--no_unpad", "--no_fast_adapters"]
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")  # how CUDA's calls begin, as torch.profiler names them
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 SYNCHRONISES = "called a synchronizing CUDA operation"  # torch's words in set_sync_debug_mode
@@ -70,6 +74,15 @@ def cases_of(size: str) -> dict[str, list[str]]:
         flags = ["--adapter_name", name, "--rank", str(rank)]
         cases |= {f"{name} r{rank}, PEFT": [*flags, *PEFT], f"{name} r{rank}, ours": flags}
     return cases
+
+
+def choices_of(size: str) -> dict[str, list[str]]:
+    """Flags, likewise, of what is decided by the size of a batch, decided one way and the other."""
+    rank = RANKS[size]["randlora"]
+    return dict.fromkeys(
+        [f"randlora r{rank}, ours, padded", f"randlora r{rank}, ours, packed"],
+        ["--adapter_name", "randlora", "--rank", str(rank)],
+    )
 
 
 class Effort(NamedTuple):
@@ -168,15 +181,34 @@ def rows_of(lengths: str) -> list[dict[str, Any]]:
     ]
 
 
-def measure_case(size: str, name: str, precision: str, args: argparse.Namespace) -> dict[str, Any]:
+def measure_card(device: torch.device) -> dict[str, float]:
+    """Return what the defaults on a GPU are estimated from: microseconds of a launch, and the speed of a product."""
+    small, size = torch.ones(8, device=device), 8192 if device.type == "cuda" else 256
+
+    def seconds_of(function: Callable[[], Any], times: int) -> float:
+        """Of one call, after a warm-up."""
+        function()
+        return seconds(lambda: [function() for _ in range(times)], device) / times
+
+    found = {"launch_us": 1e6 * seconds_of(lambda: small.add_(1), 2000)}
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        matrix = torch.ones(size, size, dtype=dtype, device=device)
+        speed = 2 * size**3 / seconds_of(functools.partial(torch.mm, matrix, matrix), 10)
+        found[f"{str(dtype).removeprefix('torch.')}_tflops"] = speed / 1e12
+    return found
+
+
+def measure_case(size: str, name: str, flags: list[str], precision: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate a case, and return what was found."""
     is_fp16_on_gpu = precision == "fp16" and args.device.type == "cuda"
     measure = Measure(args.device, args.effort, error_at_waits=is_fp16_on_gpu)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):  # Trainer prints what it logs
-        flags = [*cases_of(size)[name], *PRECISIONS[precision], "--max_steps", "1000000"]
+        flags = [*flags, *PRECISIONS[precision], "--max_steps", "1000000"]
         trainer = build_trainer(flags, SIZES[size], folder, frozen=name == FROZEN)
+        if name in choices_of(size):
+            as_on_a_gpu(trainer.data_collator, name)
         batches = len(LENGTHS) * (args.effort.warm_up + args.effort.batches)
-        trainer.train_dataset, trainer.eval_dataset = make_rows(200), make_rows(batches)
+        trainer.train_dataset, trainer.eval_dataset = make_rows(300), make_rows(batches)
         trainer.data_collator = measure.around(trainer.data_collator)
         trainer.add_callback(measure)
         if args.device.type == "cuda":
@@ -187,9 +219,11 @@ def measure_case(size: str, name: str, precision: str, args: argparse.Namespace)
         except RuntimeError as error:
             if SYNCHRONISES not in str(error):
                 raise
-            torch.cuda.set_sync_debug_mode("default")
             frame = traceback.extract_tb(error.__traceback__)[-1]
             measure.found["first_wait"] = f"{Path(frame.filename).name}:{frame.lineno} {frame.line}"
+        finally:
+            if is_fp16_on_gpu:
+                torch.cuda.set_sync_debug_mode("default")
         if args.device.type == "cuda":
             measure.found["peak_MiB"] = torch.cuda.max_memory_allocated() / 2**20
         next(measure.evaluating)
@@ -202,7 +236,7 @@ def print_row(name: str, found: dict[str, Any]) -> None:
     times = "".join(f"{1000 * found['step'][length]:8.1f}" for length in LENGTHS)
     evaluation = " ".join(f"{1000 * found['evaluation'][length]:6.1f}" for length in ("cola", "full"))
     counts = f"{found['kernels']:6d} {found['operators']:6d} {found['waits']:3d} {found['counted_waits']:3d}"
-    print(f"  {name:21s}{times} |{evaluation} |{found.get('peak_MiB', 0):7.0f} |{counts}", flush=True)
+    print(f"  {name:28s}{times} |{evaluation} |{found.get('peak_MiB', 0):7.0f} |{counts}", flush=True)
     if "first_wait" in found:
         print(f"    waits for the GPU at {found['first_wait']}", flush=True)
 
@@ -223,33 +257,47 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.sizes, args.effort = (
-        (["tiny"], Effort(1, 0.0, 1, 1)) if args.quick else (["base", "large"], Effort(3, 0.5, 5, 10))
+        (["tiny"], Effort(1, 0.0, 1, 1)) if args.quick else (["base", "large"], Effort(3, 0.3, 5, 10))
     )
-    args.precisions = ["fp16", "bf16"] if args.device.type == "cuda" else ["bf16"]
+    has_bf16 = args.device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    args.precisions = ["fp16"] * (args.device.type == "cuda") + ["bf16"] * has_bf16
     return args
 
 
-def main() -> None:
-    """Measure, print a line a case, and write the JSON."""
-    args = parse_arguments()
-    warnings.filterwarnings("ignore", module="transformers|peft|torch.profiler")
-    machine = describe_machine(args.device)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+def measure_all(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Print a line a case, and return what was found by size, precision and case, and what was left out and why."""
     began, results, left_out = time.perf_counter(), {}, []
     for precision in args.precisions:
         for size in args.sizes:
             print(f"\n{size}, {precision}: ms a step of {' '.join(LENGTHS)} | ms an evaluation batch of cola, full |")
             print("  peak MiB | of one step: kernels, operators dispatched, waits seen by the profiler, and counted")
-            for name in cases_of(size):
-                if time.perf_counter() - began > 60 * args.minutes:
-                    left_out.append(f"{size}, {precision}, {name}")
-                    continue
-                found = results.setdefault(size, {}).setdefault(precision, {})[name] = measure_case(
-                    size, name, precision, args
-                )
-                print_row(name, found)
-    if left_out:
-        print(f"left out after {args.minutes:g} minutes: {'; '.join(left_out)}")
+            cases = cases_of(size) | (choices_of(size) if precision == args.precisions[0] else {})
+            rows = results.setdefault(size, {}).setdefault(precision, {})
+            for name, flags in cases.items():
+                reason = f"after {args.minutes:g} minutes"
+                if time.perf_counter() - began < 60 * args.minutes:
+                    try:
+                        rows[name] = measure_case(size, name, flags, precision, args)
+                        print_row(name, rows[name])
+                        continue
+                    except RuntimeError as error:  # out of memory, mostly; the other cases can still be measured
+                        reason = f"{type(error).__name__}: {first_line(error)}"
+                left_out.append(f"{size}, {precision}, {name}: {reason}")
+                print(f"  {name:28s}left out {reason}", flush=True)
+    return results, left_out
+
+
+def main() -> None:
+    """Measure, and write the JSON."""
+    args = parse_arguments()
+    warnings.filterwarnings("ignore", module="transformers|peft|torch.profiler")
+    machine = describe_machine(args.device) | measure_card(args.device)
+    print(
+        ", ".join(
+            f"{name} {round(value, 1) if isinstance(value, float) else value}" for name, value in machine.items()
+        )
+    )
+    results, left_out = measure_all(args)
     text = json.dumps(machine | {"results": results, "left_out": left_out})
     print(text) if args.out is None else args.out.write_text(text, encoding="utf-8")
 
