@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 
 import pytest
 import torch
@@ -25,6 +26,20 @@ def test_waits_are_counted_and_named():
     with waits.waiting("there"):
         numbers + 1
     assert waits.found == {"here": ["2 x _local_scalar_dense", "1 x tolist"], "there": []}
+
+
+def test_on_a_gpu_torch_s_warnings_are_the_waits(monkeypatch):
+    """Each is counted, also where the same line waits twice, and named by file and line; other warnings are none."""
+    modes = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    waits = check_gpu.Waits("cuda", stop_after=None)
+    with waits.waiting("a step"):
+        for _ in range(2):
+            warnings.warn_explicit(
+                "called a synchronizing CUDA operation (Triggered ...)", UserWarning, "/x/model.py", 7
+            )
+        warnings.warn("something else", stacklevel=1)
+    assert waits.found == {"a step": ["2 x model.py:7"]} and modes == ["warn", "default"]
 
 
 def results(folder, **losses):
