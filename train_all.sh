@@ -34,6 +34,7 @@
 #   JOBS          runs at a time (default: one; with GPUS or JOBS_PER_GPU: as many as these give)
 #   GPUS          the GPUs to use, as in 0,1 or 0-3 (default: all); each run sees one
 #   JOBS_PER_GPU  runs that share a GPU (default: 1)
+#   MPS           0: without NVIDIA's MPS, through which runs that share a GPU compute at the same time
 #   RETRIES       how often a run that failed is started again (default: 1)
 #   OMP_NUM_THREADS  threads of a run (default with JOBS: the cores divided by JOBS)
 #

@@ -193,16 +193,9 @@ def make_rows(batches: int) -> datasets.Dataset:
     )
 
 
-def build_trainer(case: str, precision: str, layers: int, folder: str) -> GlueTrainer:
-    """What run_glue.py builds for a case, on a narrow RoBERTa with random weights."""
-    argv = "--model_name_or_path random --task_name cola --do_train --do_eval --max_steps 2 --save_strategy no "
-    argv += f"--logging_strategy no --disable_tqdm True --per_device_train_batch_size {BATCH} --output_dir {folder}"
-    flags = [*argv.split(), *CASES[case], *PRECISIONS[precision]]
-    _, data_args, adapter_args, training_args = parse_arguments(
-        flags if torch.cuda.is_available() else [*flags, "--use_cpu"]
-    )
-    torch.manual_seed(0)
-    config = RobertaConfig(
+def narrow_roberta(layers: int) -> RobertaConfig:
+    """A model whose width doesn't change what is counted."""
+    return RobertaConfig(
         vocab_size=100,
         max_position_embeddings=130,
         type_vocab_size=1,
@@ -211,10 +204,19 @@ def build_trainer(case: str, precision: str, layers: int, folder: str) -> GlueTr
         num_attention_heads=2,
         num_hidden_layers=layers,
         attention_probs_dropout_prob=0.0,
-        problem_type="single_label_classification",
     )
+
+
+def build_trainer(flags: list[str], config: RobertaConfig, folder: str, frozen: bool = False) -> GlueTrainer:
+    """What run_glue.py builds for these flags, on a model with random weights; `frozen` leaves it the embeddings."""
+    argv = "--model_name_or_path random --task_name cola --do_train --do_eval --max_steps 2 --save_strategy no "
+    argv += f"--logging_strategy no --disable_tqdm True --per_device_train_batch_size {BATCH} --output_dir {folder}"
+    device = [] if torch.cuda.is_available() else ["--use_cpu"]
+    _, data_args, adapter_args, training_args = parse_arguments([*argv.split(), *flags, *device])
+    torch.manual_seed(0)
+    config.problem_type = "single_label_classification"
     model = AutoModelForSequenceClassification.from_config(config)
-    if case == FROZEN:  # the gradient still comes down to the first layer, as it does with an adapter there
+    if frozen:  # the gradient still comes down to the first layer, as it does with an adapter there
         model.base_model.requires_grad_(False).embeddings.word_embeddings.requires_grad_(True)
     adapter_config = run_glue.make_adapter_config(adapter_args, model, seed=1)
     if adapter_config is not None:
@@ -238,7 +240,8 @@ def count_case(case: str, precision: str = "float32", layers: int = 12) -> dict[
     """Train two steps, then evaluate two batches; return the counts of the second "step" and "evaluation" batch."""
     step, evaluation = CountStep(), Counts()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(case, precision, layers, folder)
+        flags = [*CASES[case], *PRECISIONS[precision]]
+        trainer = build_trainer(flags, narrow_roberta(layers), folder, frozen=case == FROZEN)
         trainer.data_collator = step.around(as_on_a_gpu(trainer.data_collator, case))
         trainer.add_callback(step)
         trainer.train()

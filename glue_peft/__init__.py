@@ -10,6 +10,7 @@ grid               train_all.sh's variables and a recipe -> the runs of the grid
 preflight          every distinct command of a grid is parsed and checked before anything starts
 tuning             TUNE=1: the search of each method's rate on held-out rows, and what it comes to
 sweep_messages     what a sweep says: what will run, time left, how it ended, the command for the table
+mps                NVIDIA's MPS, where a sweep's runs share a GPU
 sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 text_files         a user's own CSV and JSON files, every column as text
 grouped_split      which rows --selection_fraction holds out: rows with the same texts together

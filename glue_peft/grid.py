@@ -31,8 +31,8 @@ INSTEAD = {  # flags that name the run, so that the grid sets them
 }
 TUNING_VARIABLES = ("RATE_FACTORS", "LEARNING_RATES", "SEARCH_SEEDS", "SELECTION_FRACTION")
 VARIABLES = (
-    *"RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU RETRIES DRY_RUN STATUS".split(),
-    *("MISSING", "TUNE", *TUNING_VARIABLES),
+    *"RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU MPS RETRIES DRY_RUN".split(),
+    *("STATUS", "MISSING", "TUNE", *TUNING_VARIABLES),
 )
 # Spellings of them that are mistakes, beside those in other cases; a name that a system may set is none.
 MISSPELT = {
@@ -218,6 +218,8 @@ def check_numbers(settings: Mapping[str, str]) -> None:
             raise UsageError(f"{name}: {settings[name]} is not a number of runs")
     if not re.fullmatch("[0-9]+", settings.get("RETRIES") or "1"):
         raise UsageError(f"RETRIES: {settings['RETRIES']} is not a whole number")
+    if (settings.get("MPS") or "1") not in ("0", "1"):
+        raise UsageError(f"MPS: {settings['MPS']} is neither 0 nor 1")
     gpus_of(settings.get("GPUS") or "0")
 
 

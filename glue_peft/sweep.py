@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
-from glue_peft import preflight, run_folder, sweep_messages, tuning
+from glue_peft import mps, preflight, run_folder, sweep_messages, tuning
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
 from glue_peft.grid import Run, gpus_of, read_grid, root_of
@@ -292,11 +292,16 @@ class Sweep:
         self.waiting, outcomes = plan(runs)
         self.outcomes += outcomes
         self.n_runs, self.n_begun = len(self.waiting), 0
-        say_lines(sweep_messages.opening(runs, self.waiting, outcomes, len(self.slots), self.root))
+        may_share = 0 < len(visible_gpus(settings)) >= len(self.slots)
+        say_lines(sweep_messages.opening(runs, self.waiting, outcomes, len(self.slots), may_share, self.root))
         finished = {folder for outcome, folder, _ in outcomes if outcome == "finished"}
         unfinished = [run for run in [*runs, *later] if run.folder not in finished]
         preflight.check_commands(unfinished, bases_of(runs), settings, lambda: self.stopping != 0)
-        self.run_all()
+        own = self.slots
+        with mps.shared_gpus(settings, own, self.n_runs) as (self.slots, lines):
+            say_lines(lines)
+            self.run_all()
+        self.slots = own
 
     def run_all(self) -> None:
         """Start the waiting runs as slots get free, until all have ended."""

@@ -23,7 +23,12 @@ FULL_RUN = {"FacebookAI/roberta-base": 0.5e9, "FacebookAI/roberta-large": 1.43e9
 
 
 def opening(
-    runs: list[Run], waiting: list[Run], outcomes: list[tuple[str, str, str]], n_slots: int, root: str
+    runs: list[Run],
+    waiting: list[Run],
+    outcomes: list[tuple[str, str, str]],
+    n_slots: int,
+    may_share_gpus: bool,  # each run has one for itself
+    root: str,
 ) -> list[str]:
     """Return what a sweep will run and where, how much is finished, at how many a time and on how much disk."""
     flags = [given_flags(run.flags) for run in runs]
@@ -32,6 +37,8 @@ def opening(
     seeds, tasks = as_ranges(sorted({int(run.seed) for run in runs})), distinct(run.task for run in runs)
     finished = [folder for outcome, folder, _ in outcomes if outcome == "finished"]
     at_a_time = "one at a time" if n_slots == 1 else f"{n_slots} at a time"
+    if may_share_gpus:
+        at_a_time += " (several may share a GPU: JOBS_PER_GPU=4)"
     return [
         f"train_all.sh: {plural(len(runs), 'run')} into {root}: models {models}; adapters {adapters}; tasks {tasks}; "
         f"seeds {seeds}",

@@ -13,19 +13,23 @@ from glue_peft.tasks import main_metric
 from glue_peft.tuning import Tuning, read_tuning
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-OWN = (*VARIABLES, "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
+OWN = (*VARIABLES, "CUDA_MPS_PIPE_DIRECTORY", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
 
 
-def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without what steers a sweep, its `python` first, and with `variables`."""
+def environment(**variables: str | None) -> dict[str, str]:
+    """Return this process's environment without what steers a sweep, its `python` first, and with `variables`.
+
+    No GPU is seen, so that all machines show the same; CUDA_VISIBLE_DEVICES=None leaves that to nvidia-smi.
+    """
     steers = [name for name in os.environ if name in OWN or (name.startswith("SLURM") and name != "SLURM_CONF")]
     kept = {name: value for name, value in os.environ.items() if name not in steers}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return kept | {"PATH": path} | variables
+    wanted = kept | {"PATH": path, "CUDA_VISIBLE_DEVICES": ""} | variables
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def train_all(
-    *flags: str, cwd: Path = REPOSITORY, shell: str = "bash", **variables: str
+    *flags: str, cwd: Path = REPOSITORY, shell: str = "bash", **variables: str | None
 ) -> subprocess.CompletedProcess[str]:
     """Run the script with environment variables and extra flags."""
     command = [shell, str(REPOSITORY / "train_all.sh"), *flags]

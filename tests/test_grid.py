@@ -155,6 +155,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ),
         ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
         ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
+        ({"MPS": "2"}, [], "MPS: 2 is neither 0 nor 1"),
         ({"GPUS": "3-1"}, [], "GPUS: 3-1 is not a list like 0,1,2 or 0-3"),
         ({"GPUS": ","}, [], "GPUS: , is not a list like 0,1,2 or 0-3"),
         ({"SEEDS": "4294967296"}, [], "SEEDS: 4294967296 is above 4294967295"),

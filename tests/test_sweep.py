@@ -35,12 +35,15 @@ if "glue_peft.preflight" in flags:
     if not (pathlib.Path(__file__).parent / "checks").exists():
         sys.exit()  # torch takes seconds
 if not script.endswith("run_glue.py"):
+    if script == "-c" and "cuda" in flags[0]:
+        sys.exit()  # here is no GPU
     os.execv(sys.executable, [sys.executable, script, *flags])
 from glue_peft import run_folder
 from glue_peft.errors import UsageError
 from glue_peft.run_state import state
 folder = pathlib.Path(flags[flags.index("--output_dir") + 1])
 world = pathlib.Path(__file__).parent
+SEEN = ("CUDA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY", "OMP_NUM_THREADS")
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 def wait_for(done):
@@ -56,7 +59,7 @@ try:
     with run_folder.lock(folder):
         if state(folder, flags)[0] == "finished":  # by another sweep, since this one looked
             sys.exit()
-        seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+        seen = {name: os.environ.get(name) for name in SEEN}
         with open(world / "calls", "a") as calls:
             calls.write(json.dumps({"folder": str(folder), "pid": os.getpid(), **seen}) + "\\n")
         print("a line of the run", flush=True)
@@ -120,7 +123,7 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(world: Path, **variables: str) -> dict[str, str]:
+def settings(world: Path, **variables: str | None) -> dict[str, str | None]:
     """Two tasks and two seeds, done by the stand-in."""
     grid = {"ADAPTERS": "lora", "MODELS": "FacebookAI/roberta-base", "SEEDS": "1 2", "TASKS": "mrpc rte"}
     return grid | {"PYTHON": str(world / "stand in"), "RESULTS": str(world / "results")} | variables
@@ -303,22 +306,65 @@ def test_runs_at_once_share_the_machine(world):
     assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 
-def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
-    """As many as nvidia-smi lists; a number of threads that was given stays."""
+def two_gpus(world: Path) -> str:
+    """Put a stand-in for nvidia-smi there that lists two, and return the PATH on which it is the first."""
     (world / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho 'GPU 1: A (UUID: GPU-2)'\n")
     (world / "nvidia-smi").chmod(0o755)
-    path = f"{world}:{os.environ['PATH']}"
-    done = train_all(**settings(world, JOBS_PER_GPU="2", TOGETHER="4", PATH=path, OMP_NUM_THREADS="7"))
+    return f"{world}:{os.environ['PATH']}"
+
+
+def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
+    """As many as nvidia-smi lists; a number of threads that was given stays."""
+    with_gpus = {"PATH": two_gpus(world), "CUDA_VISIBLE_DEVICES": None, "MPS": "0"}
+    done = train_all(**settings(world, JOBS_PER_GPU="2", TOGETHER="4", OMP_NUM_THREADS="7", **with_gpus))
     assert done.returncode == 0, done.stdout
     assert sorted(call["CUDA_VISIBLE_DEVICES"] for call in calls(world)) == ["0", "0", "1", "1"]
     assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {"7"}
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGINT], ids=["to its end", "SIGTERM", "SIGINT"])
+def test_runs_that_share_a_gpu_do_so_through_a_daemon_of_the_sweep(world, number):
+    """NVIDIA's MPS, if only by a stand-in: on while the runs are at work, and gone at the end, whatever ended them."""
+    daemon = world / "nvidia-cuda-mps-control"
+    daemon.write_text(
+        '#!/bin/sh\ncd "$(dirname "$0")"\nsaid="start $CUDA_VISIBLE_DEVICES"\n'
+        '[ "$1" = -d ] || { read -r said && said="$said $(find results -name saved | wc -l)"; }\n'
+        'echo "$said $CUDA_MPS_PIPE_DIRECTORY" >>daemon\n'
+    )
+    daemon.chmod(0o755)
+    if number is not None:
+        (world / "wait").touch()
+    sweep = start(world, GPUS="5", JOBS_PER_GPU="2", PATH=f"{world}:{os.environ['PATH']}")
+    if number is not None:
+        wait_for_calls(world, 2)
+        sweep.send_signal(number)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == {None: 0, signal.SIGTERM: 75, signal.SIGINT: 130}[number], output
+    pipes = {call["CUDA_MPS_PIPE_DIRECTORY"] for call in calls(world)}
+    assert len(pipes) == 1 and {call["CUDA_VISIBLE_DEVICES"] for call in calls(world)} == {"0"}
+    (pipe,) = pipes
+    saved = 0 if number is None else 2  # before the daemon ended
+    assert (world / "daemon").read_text() == f"start 5 {pipe}\nquit {saved} {pipe}\n"
+    assert output.count("train_all.sh: MPS is on, in ") == 1 and not os.path.exists(pipe)
+
+
+def test_the_first_lines_say_that_several_runs_may_share_a_gpu(world):
+    """Where each has one for itself."""
+    with_gpus = {"PATH": two_gpus(world), "CUDA_VISIBLE_DEVICES": None, "MPS": "0"}
+    hint = "at a time (several may share a GPU: JOBS_PER_GPU=4);"
+    assert f"one {hint}" in train_all(**settings(world, SEEDS="1", **with_gpus)).stdout
+    assert f"2 {hint}" in train_all(**settings(world, SEEDS="2", JOBS="2", **with_gpus)).stdout
+    shared = train_all(**settings(world, SEEDS="3", JOBS_PER_GPU="2", **with_gpus)).stdout
+    assert "4 at a time; " in shared and "MPS" not in shared  # its two runs have two GPUs
+    assert "one at a time; " in train_all(**settings(world, SEEDS="4")).stdout  # without any
 
 
 def test_without_gpus_one_line_says_so(world):
     """Where nvidia-smi finds none."""
     (world / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
     (world / "nvidia-smi").chmod(0o755)
-    done = train_all(**settings(world, JOBS_PER_GPU="2", PATH=f"{world}:{os.environ['PATH']}"))
+    path = f"{world}:{os.environ['PATH']}"
+    done = train_all(**settings(world, JOBS_PER_GPU="2", PATH=path, CUDA_VISIBLE_DEVICES=None))
     assert done.returncode == 2 and calls(world) == []
     assert done.stderr == "train_all.sh: error: JOBS_PER_GPU: there is no GPU here, set JOBS\n"
 
