@@ -35,7 +35,10 @@ tables.results     the tables' options; folders of runs -> rows
 tables.costs       parameters, files, time and memory of rows
 tables.protocol    how rows were made: settings, starts, share of the data; a table's caption
 tables.health      what is missing, wrong or odd among the runs
-tables.paired_tests  means, deviations, and comparisons of rows paired by seed
+tables.estimates   means, medians and deviations of a few seeds, Welch's comparison of two, Holm's correction
+tables.comparisons  rows against rows: one family of tests, verdicts, what so many seeds can show
+tables.aggregates  further columns that sum up a row: ranks, interquartile mean, collapse rate
+tables.equivalence  is a result the published one: equivalent, different, or not to be told
 tables.published   the papers' rows (published_glue.csv beside it)
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
