@@ -1,5 +1,6 @@
 # make smoke: the main job on tiny models and data made on the spot
 # make test: the fast tests; make test-slow: the others; make lint: linters and types
+# make check-gpu: do runs do on this machine's GPU what they do on a CPU? A minute
 # make figures: the figures of README and docs/; make lock: requirements.lock anew
 # All but lock install the packages of requirements.lock into .venv. Linux, Python 3.11 or later.
 PYTHON ?= python3
@@ -12,7 +13,7 @@ SMOKE_JOB := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HOME=$(SMOKE)/cache PYTHON=$(
 	--num_train_epochs 4 --per_device_train_batch_size 16 --log_level error --disable_tqdm True
 PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: smoke test test-slow lint lock figures clean
+.PHONY: smoke test test-slow lint check-gpu lock figures clean
 
 smoke: $(VENV)/ready
 	rm -rf $(SMOKE)
@@ -33,6 +34,9 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+check-gpu: $(VENV)/ready
+	@$(RUN) -m benchmarks.check_gpu
 
 # After a change of requirements.txt or tests/requirements.txt. Asks pip's index, installs nothing.
 lock:

@@ -6,17 +6,19 @@ reads finetuned_results/randlora64/<seed>/<task>/ of seeds 1 to 5, as run_glue.p
 a header, a row, and what a reader has to know about the runs (--format latex makes a document of it). With two seeds
 of two tasks, and nothing there but eval_results.json, it prints for example:
 
-    mean ± population std over 2 seeds, in percent; last epoch as evaluated; MNLI starts unknown
+    mean ± sample std over 2 seeds, in percent; evaluated model, epoch unknown; MNLI starts unknown
     name | mrpc | cola | avg \\\\
-    randlora64 | 88.0 ± 1.0 | 61.4 ± 1.4 | 74.7 ± 1.2 \\\\
+    randlora64 | 88.0 ± 1.4 | 61.4 ± 2.0 | 74.7 ± 1.7 \\\\
     left out of table and average, as no seed has a usable result: sst2, qnli, rte, stsb
     health: nothing found in 4 runs
-    health: not checked: the arguments of 4 runs (no run.json)
+    health: not checked: arguments (no run.json: 4 runs), rows (no eval_samples: 4 runs), copies (no eval_loss: 4 runs)
 
 A task's metric is accuracy, for CoLA Matthews' correlation, and for STS-B the mean of Pearson's and Spearman's
 correlations (the combined score, as in the RandLoRA release) unless --metric or --stsb_metric say otherwise; MNLI's
 column has the matched and the mismatched set, and counts as their mean. `avg` averages the tasks of each seed first.
-The numbers are the last epoch's unless --epoch says otherwise. Where run.json is there, the row ends with what was
+The numbers are the last epoch's unless --epoch says otherwise; without run.json that is known only where Trainer's
+trainer_state.json tells it. ± is the population's deviation from five seeds on, as the RandLoRA scripts print it, and
+the sample's below. Where run.json is there, the row ends with what was
 trained (the adapter's parameters, without and with the head), the saved file's size, training time of all tasks and
 peak memory, each the mean over seeds.
 
@@ -29,7 +31,9 @@ NSEEDS is how many seeds there are (5: seeds 1 to 5), a range (3-5; 101-101 is o
 
 --format runs prints what stands in run.json of every run, a CSV line each, scores in percent.
 
-Several ROOTs are compared: each with the first, paired by seed. --published adds the papers' rows for the same model.
+Several ROOTs are compared, each with the first or all with each other (--all_pairs): all these comparisons are one
+family in the correction for many tests. --published adds the papers' rows for the same model and says of each column
+whether ours is equivalent, differs, or can't be told (--margin). --aggregate adds other sums of a row than avg.
 
     python parse_results.py --status finetuned_results/lora4 finetuned_results/randlora64 5
 
@@ -39,26 +43,48 @@ failed, and the time left as finished runs suggest. It only reads, and a ROOT th
 `--reproduce RECIPE ROOT` holds the runs of a paper's recipe against what the paper printed: equivalent, different or
 inconclusive, cell by cell. ROOT is the folder above the adapters'; `--reproduce RECIPE --help` says more.
 
-Exit status: 0 if a table was printed, else 2. Needs Python's standard library, and SciPy where ROOTs are compared.
+Exit status: 0 if a table was printed, else 2. Needs Python's standard library, and SciPy for comparisons.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from glue_peft.errors import OneLineParser, UsageError, run_script
-from glue_peft.run_folder import plural
 from glue_peft.tables import reproduce
+from glue_peft.tables.aggregates import AGGREGATES, aggregate_cells, aggregate_records, wanted_aggregates
+from glue_peft.tables.comparisons import (
+    Comparison,
+    Family,
+    best_cells,
+    compare_rows,
+    permutation_seeds,
+    seeds_needed,
+    smallest_shown,
+    verdict,
+)
 from glue_peft.tables.costs import COSTS, seed_costs
+from glue_peft.tables.equivalence import DEFAULT_MARGIN, parse_margin
+from glue_peft.tables.estimates import centre, deviation
 from glue_peft.tables.formats import FORMATS, Table, cost_cell, p_text, percent
 from glue_peft.tables.health import coverage_lines, health_lines
-from glue_peft.tables.paired_tests import Comparison, best_cells, centre, compare_rows, deviation, verdict
 from glue_peft.tables.protocol import caption, row_differences
-from glue_peft.tables.published import published_cells, published_notes, published_of_all, published_records
+from glue_peft.tables.published import (
+    judgement_records,
+    published_cells,
+    published_comparison,
+    published_notes,
+    published_of,
+    published_of_all,
+    published_records,
+)
 from glue_peft.tables.records import comparison_records, run_records, score_records
 from glue_peft.tables.results import Results, Row, add_arguments, read_results, wanted_seeds, wanted_tasks
 from glue_peft.tables.status import status_lines
+
+SEEDS_FOR_A_POPULATION = 5  # below, the population's deviation is much too small, and 0 for one seed
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -76,10 +102,25 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--ddof",
         type=int,
         choices=(0, 1),
-        default=0,
-        help="the standard deviation divides by n - ddof: 0 for the population's (default), 1 for the sample's",
+        help="the standard deviation divides by n - ddof: 0 for the population's, 1 for the sample's (default: the "
+        "population's from five seeds on, the sample's below)",
+    )
+    parser.add_argument(
+        "--all_pairs", action="store_true", help="compare all rows with each other, not with the first"
+    )
+    parser.add_argument(
+        "--aggregate",
+        metavar="NAMES",
+        help=f"further columns, with commas between them, or `all`: {', '.join(AGGREGATES)}",
     )
     parser.add_argument("--published", action="store_true", help="add the papers' rows for the same model")
+    parser.add_argument(
+        "--margin",
+        metavar="M",
+        default=DEFAULT_MARGIN,
+        help="with --published: differences below it don't matter; in points, such as 1.5, or in deviations of the "
+        "published seeds, such as 2sd (default: %(default)s)",
+    )
     parser.add_argument(
         "--format", choices=FORMATS, default="text", help="runs: a CSV line a run (default: %(default)s)"
     )
@@ -89,67 +130,95 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     for name in changed:
         if args.status and name not in ("roots", "n_seeds", "tasks", "status"):
             parser.error(f"--status goes with --tasks alone, not with --{name}")
-        if args.format == "runs" and name in ("statistic", "ddof", "published"):
+        if args.format == "runs" and name in ("statistic", "ddof", "published", "all_pairs", "aggregate", "margin"):
             parser.error(f"--format runs lists each run by itself: --{name} has no effect on it")
+        if name == "margin" and not args.published:
+            parser.error("--margin is for the verdicts on published rows (--published)")
     return args
 
 
 def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace) -> str:
-    """Return `mean ± std`, for MNLI `m/mm ± m/mm`, with n where it isn't the full number of seeds."""
+    """Return `mean ± std`, for MNLI `m/mm ± m/mm`, with n where it isn't the full number of seeds.
+
+    A single seed has no deviation, and gets no ±.
+    """
     if not columns or not columns[0]:
         return "-"
-    deviations = [deviation(values, args.ddof) for values in columns]
     text = "/".join(percent(centre(values, args.statistic)) for values in columns)
-    text += " ± " + "/".join("-" if std is None else percent(std) for std in deviations)
+    deviations = [std for values in columns if (std := deviation(values, args.ddof)) is not None]
+    text += " ± " * bool(deviations) + "/".join(map(percent, deviations))
     return text if len(columns[0]) == n_seeds else f"{text} (n={len(columns[0])})"
 
 
-def score_table(results: Results, args: argparse.Namespace) -> Table:
-    """Return the table of all rows, with the notes under it."""
+def score_table(results: Results, family: Family, args: argparse.Namespace) -> Table:
+    """Return the table of all rows, with the notes under it; bold go by the verdicts of `family`."""
     costs = {row.name: seed_costs(row, results.averaged_tasks) for row in results.rows}
     shown = [name for name in COSTS if any(costs[row.name][name] is not None for row in results.rows)]
+    aggregates = wanted_aggregates(args.aggregate, results)
+    more = aggregate_cells(results, aggregates, args.statistic, lambda values: cell([values], results.n_seeds, args))
     rows = []
-    for row in results.rows:
+    for row, aggregates_of_row in zip(results.rows, more, strict=True):
         cells = [cell(row.columns(task), results.n_seeds, args) for task in results.tasks]
         averages = list(row.seed_averages(results.averaged_tasks).values())
         costs_of_row = [cost_cell(name, costs[row.name][name]) for name in shown]
-        rows.append([row.name, *cells, cell([averages], results.n_seeds, args), *costs_of_row])
-    header = ["name", *results.tasks, "avg", *(COSTS[name].header for name in shown)]
-    bold = best_cells(results, args.statistic)
+        rows.append([row.name, *cells, cell([averages], results.n_seeds, args), *aggregates_of_row, *costs_of_row])
+    names = [AGGREGATES[name] for name in aggregates]
+    header = ["name", *results.tasks, "avg", *names, *(COSTS[name].header for name in shown)]
+    bold = best_cells(results, args.statistic, family)
     table = Table(caption(results, args.statistic, args.ddof), header, rows, bold)
     table.notes = coverage_lines(results) + [f"health: {line}" for line in health_lines(results)]
     if args.published:
         for published in published_of_all(results).values():
             table.rules.append(len(table.rows))
-            table.rows += [published_cells(theirs, results, len(header)) for theirs in published]
-        table.notes += published_notes(results, args.statistic)
+            table.rows += [published_cells(theirs, results, len(header), len(names)) for theirs in published]
+        table.notes += published_notes(results)
     return table
 
 
-def comparison_table(first: Row, second: Row, compared: dict[str, Comparison], differences: list[str]) -> Table:
-    """Return the paired comparison of two rows."""
+def comparison_table(first: Row, second: Row, family: Family, pair: tuple[int, int], differences: list[str]) -> Table:
+    """Return the comparison of two rows, one of those in `family`."""
     rows = []
-    for task, comparison in compared.items():
-        interval, permutation = "-", "-"
+    for task, comparison in family.pairs[pair].items():
+        interval, permutation = "-", f"{p_text(comparison.permutation_p)} (at least {p_text(comparison.smallest_p)})"
         if comparison.low is not None and comparison.high is not None:
             interval = f"{percent(comparison.low)} to {percent(comparison.high)}"
-        if comparison.permutation_p is not None:
-            permutation = f"{p_text(comparison.permutation_p)} (at least {p_text(comparison.smallest_p)})"
-        ps = [p_text(comparison.p), p_text(comparison.holm_p) if task != "avg" else "-", permutation]
-        difference = percent(comparison.difference)
+        n = "/".join(str(n) for n in dict.fromkeys(comparison.n))
+        ps = [p_text(comparison.p), p_text(comparison.holm_p), p_text(comparison.paired_p), permutation]
         said = verdict(comparison, first.name, second.name)
-        rows.append([task, str(comparison.n), difference, interval, *ps, said])
+        rows.append([task, n, percent(comparison.difference), interval, *ps, said])
     title = (
-        f"{second.name} minus {first.name}, paired by seed: mean difference in points with its 95 % interval, paired "
-        f"t-test, the same after Holm over {plural(len(compared.keys() - {'avg'}), 'task')}, exact sign-flip "
-        "permutation test with the smallest value that so many seeds can reach"
+        f"{second.name} minus {first.name}: difference of the means in points with its 95 % interval, Welch's t-test, "
+        f"the same after Holm over {family.name}, on which the verdict rests; beside it the t-test paired by seed and "
+        "the unpaired permutation test with the smallest value that so many seeds can reach"
     )
-    header = ["task", "n", "difference", "95 % interval", "t-test p", "Holm p", "permutation p", "verdict"]
+    header = ["task", "n", "difference", "95 % interval", "Welch p", "Holm p", "paired p", "permutation p", "verdict"]
     table = Table(title, header, rows)
+    table.notes += power_lines(family.pairs[pair], family.size)
     table.notes.append(f"the runs differ in: {', '.join(differences) or 'nothing that was recorded'}")
-    if any(row[4] == "-" for row in rows):
-        table.notes.append("no t-test where there is one seed, or where every seed differs by the same amount")
     return table
+
+
+def power_lines(compared: Mapping[str, Comparison], size: int) -> list[str]:
+    """Say what so many seeds could show in a family of `size` comparisons, and how many it would take."""
+    shown = {task: smallest_shown(comparison, size) for task, comparison in compared.items()}
+    needed = {task: seeds_needed(comparison, size) or "over 100" for task, comparison in compared.items()}
+    known = [task for task, difference in shown.items() if difference is not None]
+    without = [task for task in compared if task not in known]
+    lines = []
+    if known:
+        points = ", ".join(f"{task} {percent(difference)}" for task, difference in shown.items() if difference)
+        seeds = ", ".join(f"{task} {needed[task]}" for task in known)
+        lines.append(
+            f"power: with these seeds, in a family of {size}, a difference is shown from so many points on: {points}; "
+            f"one like those seen is found in 80 % of cases with so many seeds a row: {seeds}"
+        )
+    lines.append(
+        f"power: for a permutation test to confirm a verdict in a family of {size} it takes at least "
+        f"{permutation_seeds(size)} seeds a row (paired by seed, by flipping signs, {permutation_seeds(size, True)})"
+    )
+    if without:
+        lines.append(f"no Welch test where a row has one seed, or neither any spread: {', '.join(without)}")
+    return lines if compared else []
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -164,6 +233,8 @@ def main(argv: list[str] | None = None) -> int:
         text = "\n".join(status_lines(args.roots, wanted_seeds(args.n_seeds), tasks)) + "\n"
     else:
         results = read_results(args)
+        if args.ddof is None:
+            args.ddof = 0 if results.n_seeds >= SEEDS_FOR_A_POPULATION else 1
         if results.ignored:
             print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
         text = FORMATS[args.format](*tables_and_records(results, args))
@@ -173,16 +244,26 @@ def main(argv: list[str] | None = None) -> int:
 
 def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list[Table], list[dict[str, Any]]]:
     """Return the score table and one for each comparison, and their numbers or, with --format runs, every run's."""
-    tables = [score_table(results, args)]
+    if args.all_pairs and len(results.rows) < 2:
+        raise UsageError("--all_pairs compares rows, and there is one ROOT")
     if args.format == "runs":
-        return tables, run_records(results)
+        return [score_table(results, Family({}, ""), args)], run_records(results)
+    family = compare_rows(results, args.all_pairs)
+    tables = [score_table(results, family, args)]
     records = score_records(results, args.statistic, args.ddof)
-    records += published_records(results) if args.published else []
-    first, *others = results.rows
-    for second in others:
-        compared = compare_rows(first, second, results)
-        tables.append(comparison_table(first, second, compared, row_differences(first, second, results.tasks)))
-        records += comparison_records(first, second, compared)
+    records += aggregate_records(results, wanted_aggregates(args.aggregate, results), args.statistic)
+    if args.published:
+        margin = parse_margin(args.margin)
+        records += published_records(results)
+        for row in results.rows:
+            for theirs in published_of(row, results.tasks):
+                tables.append(published_comparison(row, theirs, results, args.statistic, margin))
+                records += judgement_records(row, theirs, results, args.statistic, margin)
+    for pair, compared in family.pairs.items():
+        first, second = (results.rows[position] for position in pair)
+        differences = row_differences(first, second, results.tasks)
+        tables.append(comparison_table(first, second, family, pair, differences))
+        records += comparison_records(first, second, compared, family.size)
     return tables, records
 
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from glue_peft.errors import OneLineParser, run_script
 from glue_peft.tables.costs import seed_costs
+from glue_peft.tables.estimates import interval_half_width
 from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
 from glue_peft.tables.health import coverage_lines, health_lines
-from glue_peft.tables.paired_tests import interval_half_width
 from glue_peft.tables.protocol import data_limits
 from glue_peft.tables.published import PublishedRow, published_of
 from glue_peft.tables.read import EPOCHS

@@ -27,7 +27,7 @@ A few minutes on a laptop, without a GPU:
     python run_glue.py --model_name_or_path FacebookAI/roberta-base --task_name rte --do_train --do_eval \\
         --max_train_samples 200 --num_train_epochs 1 --adapter_name lora --rank 4 --output_dir /tmp/rte
 
-Instead of flags, one JSON file with the same names: python run_glue.py arguments.json
+The flags may stand in JSON files, of which later ones win: python run_glue.py arguments.json --seed 2
 
 A run leaves in --output_dir: the adapter with head, tokenizer and base config; train_results.json, eval_results.json,
 all_results.json, trainer_state.json, predict_results_<task>.txt; and last, marking it as finished, run.json: the
@@ -41,13 +41,10 @@ import math
 import platform
 import sys
 import time
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import datasets
-import evaluate
 import peft
 import torch
 import transformers
@@ -89,12 +86,15 @@ from glue_peft.data import (
     tokenize,
 )
 from glue_peft.errors import DivergedError, UsageError, first_line, run_script
+from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.metric import check_best_metric, finite_logits, make_compute_metrics
+from glue_peft.model_card import upload, write_card
+from glue_peft.progress import quiet_libraries
 from glue_peft.record import RunRecord
 from glue_peft.resuming import clear_output_dir, extend, find_checkpoint, look_at
 from glue_peft.trainer import GlueTrainer, StopOnSignal, end_processes, failure_noted, processes_and_precision
-from glue_peft.unpadded_encoder import use_unpadded_encoder
+from glue_peft.unpadded_encoder import plan_batches, use_unpadded_encoder
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -113,17 +113,16 @@ def main(argv: list[str] | None = None) -> int:
     output_dir, command = Path(training_args.output_dir), command_of(argv)
     lock = run_folder.lock(output_dir) if training_args.should_save else contextlib.nullcontext()
     with lock, failure_noted(training_args):
-        found, earlier = look_at(output_dir, training_args, command), None
+        found = look_at(output_dir, training_args, command)
         if found == "finished":
             return 0
-        if found == "extend":
-            earlier = extend(output_dir, command, model_args, adapter_args, training_args)
+        earlier = extend(output_dir, command, model_args, adapter_args, training_args) if found == "extend" else None
         # Loading the dataset
         raw_datasets = load_raw_datasets(data_args, model_args, training_args)
         # Labels
         task, raw_datasets = describe_task(raw_datasets, data_args, training_args)
         check_best_metric(training_args, task)
-        raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
+        task, raw_datasets = hold_out(raw_datasets, task, data_args, training_args)
         # Load pretrained model and tokenizer: first what costs nothing and shows every mistake
         config, label_order = load_config(model_args, adapter_args, task)
         tokenizer = load_tokenizer(model_args)
@@ -153,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         if training_args.do_train:
             train(trainer, checkpoint, record)
         # Evaluation
-        if training_args.do_eval:
+        if training_args.do_eval or "selection" in tokenized_datasets:
             evaluate_splits(trainer, tokenized_datasets, task, record)
         # Prediction
         if training_args.do_predict:
@@ -175,12 +174,7 @@ def setup_logging(training_args: GlueTrainingArguments) -> None:
     if training_args.log_level == "passive" and training_args.should_log:
         level = logging.INFO
     logger.setLevel(level)
-    datasets.utils.logging.set_verbosity_warning()
-    # Both would report every load to a server, and without a network wait for it.
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = evaluate.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    transformers.utils.logging.set_verbosity(max(level, logging.WARNING))
-    warnings.filterwarnings("ignore", message="Specified to not save")  # the bases' hash is saved and compared instead
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    quiet_libraries(level, training_args.disable_tqdm)
     # Log on each process the small summary
     logger.info(f"device: {training_args.device}, processes: {training_args.world_size}")
 
@@ -319,6 +313,7 @@ def load_model(
         hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
         raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
     base_sha256 = hash_tensors(model.base_model.state_dict())
+    logger.info(adapters.drawn_in_words(loading))
     if adapter_args.adapter_path is not None or adapter_config is not None:
         adapters.check_encoder_is_complete(model, loading, model_args)
     if adapter_args.adapter_path is not None:
@@ -359,26 +354,26 @@ def make_trainer(
     # Data collator: rows of the same length already, or padded to the longest of a batch
     data_collator = default_data_collator
     if not data_args.pad_to_max_length:
-        multiple = 8 if training_args.fp16 or training_args.bf16 else None
-        data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
-    evaluated = splits(tokenized_datasets, "validation")
-    further = {f"eval{suffix}": tokenized_datasets[name] for name, suffix in evaluated[1:]}
-    if "selection" in tokenized_datasets:
-        further["eval_selection"] = tokenized_datasets["selection"]
+        multiple = data_args.pad_to_multiple_of or (8 if training_args.fp16 or training_args.bf16 else None)
+        padding = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple)
+        data_collator = plan_batches(model, padding, training_args)
+    evaluated = [*splits(tokenized_datasets, "validation"), ("selection", "_selection")]
+    evaluations = {f"eval{end}": tokenized_datasets[name] for name, end in evaluated if name in tokenized_datasets}
     if training_args.follows_task_metric:
         held_out = "selection_" if "selection" in tokenized_datasets else ""
         training_args.metric_for_best_model = f"eval_{held_out}{task.main_metric}"
         training_args.greater_is_better = task.greater_is_better
-    # Get the metric function
-    compute_metrics = make_compute_metrics(task)
+    order = None if task.is_regression else [model.config.label2id[str(label)] for label in task.label_list]
+    kept = EvalPredictions(task.main_metric, task.greater_is_better, order)
     # Initialize our Trainer
     return GlueTrainer(
         model=model,
         args=training_args,
         train_dataset=tokenized_datasets.get("train"),
-        eval_dataset=tokenized_datasets[evaluated[0][0]] if evaluated else None,
-        further_evaluations=further,
-        compute_metrics=compute_metrics,
+        evaluations=evaluations,
+        eval_predictions=kept if training_args.save_eval_predictions else None,
+        # Get the metric function
+        compute_metrics=make_compute_metrics(task, order),
         processing_class=tokenizer,
         data_collator=data_collator,
         callbacks=[stop_on_signal],
@@ -423,39 +418,31 @@ def describe_run(
 def train(trainer: GlueTrainer, checkpoint: Path | None, record: RunRecord) -> None:
     """Train, from a checkpoint if there is one, and save the model."""
     train_result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()  # saves the tokenizer too
+    trainer.save_model(_internal_call=True)  # saves the tokenizer too, and uploads nothing yet
     record.parameters["stored"] = adapters.count_parameters(trainer.model)["stored"]  # AdaLoRA keeps some ranks alone
     metrics = train_result.metrics | {"train_samples": len(trainer.train_dataset)}
-    trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
     trainer.save_state()
     record.metrics.update(metrics)
 
 
 def evaluate_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: Task, record: RunRecord) -> None:
-    """Evaluate on every validation split; MNLI's mismatched one adds the suffix _mm to its metrics."""
+    """Evaluate on every validation split, without --do_eval on the held-out rows; MNLI's mismatched one adds _mm."""
     logger.info("*** Evaluate ***")
     # Loop to handle MNLI double evaluation (matched, mis-matched)
-    combined = {}
-    for name, suffix in splits(tokenized_datasets, "validation"):
-        metrics = trainer.evaluate(eval_dataset=tokenized_datasets[name])
-        metrics["eval_samples"] = len(tokenized_datasets[name])
-        if not math.isfinite(metrics["eval_loss"]):
-            raise DivergedError(f"the evaluation loss is {metrics['eval_loss']}")
+    combined, outputs, evaluated = {}, {}, splits(tokenized_datasets, "validation")
+    prefix = "eval" if evaluated else "selection"
+    for name, suffix in evaluated or [("selection", "")]:
+        metrics = trainer.evaluate(tokenized_datasets[name], metric_key_prefix=prefix)
+        outputs[suffix] = trainer.outputs[prefix]
+        metrics[f"{prefix}_samples"] = len(tokenized_datasets[name])
+        if not math.isfinite(metrics[f"{prefix}_loss"]):
+            raise DivergedError(f"the evaluation loss is {metrics[f'{prefix}_loss']}")
         metrics = {f"{key}{suffix}": value for key, value in metrics.items()}
-        trainer.log_metrics("eval", metrics)
         combined.update(metrics)
-    trainer.save_metrics("eval", combined)
+    trainer.save_metrics(prefix, combined)
     record.metrics.update(combined)
-    if trainer.state.global_step:  # trained in this start, or an earlier one
-        record.scores = run_record.choose_scores(
-            trainer.history,
-            combined,
-            trainer.state.epoch,
-            task.main_metric,
-            task.greater_is_better,
-            trainer.args.load_best_model_at_end,
-        )
+    record.scores = trainer.conclude(combined, outputs if evaluated else {}, task)
 
 
 def predict_splits(trainer: GlueTrainer, tokenized_datasets: DatasetDict, task: Task, record: RunRecord) -> None:
@@ -493,6 +480,9 @@ def finish(trainer: GlueTrainer, record: RunRecord, began: float, earlier: dict[
     run_folder.discard_replaced(output_dir)  # where nothing was trained
     if not trainer.args.keep_checkpoints:
         run_folder.delete_checkpoints(output_dir)
+    write_card(output_dir, record)
+    if trainer.args.push_to_hub:
+        upload(output_dir, trainer.hub_model_id, trainer.args)
     print(f"\nDone in {record.seconds:.0f} s. Results, record and model: {output_dir}\n{record.scores_in_words()}")
 
 

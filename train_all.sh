@@ -6,6 +6,7 @@
 #   JOBS=4 bash train_all.sh                 four at a time
 #   DRY_RUN=1 bash train_all.sh              only print the commands, one complete command a line
 #   STATUS=1 bash train_all.sh               what is finished, running, failed and missing, and the time left
+#   TUNE=1 bash train_all.sh                 first search each method's learning rate, with equal effort
 #   sbatch --array=1-180%16 train_all.sh     one line of the dry run a Slurm task
 #   MISSING=1 bash train_all.sh              the numbers of the lines still to be run, for --array
 #   bash train_all.sh --dataset_path glue    any flag of run_glue.py goes to every run, and overrides the recipe
@@ -14,11 +15,17 @@
 # All commands, seeds aside, are checked before anything starts; a mistake is one line, and nothing has started.
 #
 # What to run, each a list with spaces or commas (default: all that the recipe has):
-#   RECIPE    one of recipes/ (default: randlora)
+#   RECIPE    one of recipes/, or the path of a .tsv file (default: randlora)
 #   MODELS    models; one that the recipe doesn't have takes the rows of its first model
-#   ADAPTERS  adapters; lora:8 is LoRA with another rank; none is full fine-tuning and needs --learning_rate
+#   ADAPTERS  adapters; lora:8 is LoRA with another rank; none is full fine-tuning, which needs a rate (the recipe's,
+#             --learning_rate, or with TUNE LEARNING_RATES)
 #   TASKS     tasks; one that the recipe doesn't have takes the row of its first task, if that serves several
 #   SEEDS     seeds and ranges of seeds (default: the recipe's)
+# With TUNE=1, for each model, adapter and task (the final SEEDS are 1-8 then):
+#   RATE_FACTORS        what each adapter's own rate is multiplied by (default: 0.1 0.3 1 3 10)
+#   LEARNING_RATES      in place of that, rates for all; a recipe's rate may be a list too (RECIPE=tuned)
+#   SEARCH_SEEDS        seeds of the search (default: 101-103)
+#   SELECTION_FRACTION  the share of the training rows on which it is scored (default: 0.1)
 # Where, and with what:
 #   RESULTS   the root of the results (default: finetuned_results)
 #   TAG       added to the adapter's folder, so that variants don't share one (TAG=_lr3e-4)
@@ -27,6 +34,7 @@
 #   JOBS          runs at a time (default: one; with GPUS or JOBS_PER_GPU: as many as these give)
 #   GPUS          the GPUs to use, as in 0,1 or 0-3 (default: all); each run sees one
 #   JOBS_PER_GPU  runs that share a GPU (default: 1)
+#   MPS           0: without NVIDIA's MPS, through which runs that share a GPU compute at the same time
 #   RETRIES       how often a run that failed is started again (default: 1)
 #   OMP_NUM_THREADS  threads of a run (default with JOBS: the cores divided by JOBS)
 #

@@ -10,9 +10,12 @@ run_state          is the run in a folder finished, open, broken, or another one
 recipe             what a recipe says of itself: seeds, statistic, epoch, published rows
 grid               train_all.sh's variables and a recipe -> the runs of the grid, each with its folder and command
 preflight          every distinct command of a grid is parsed and checked before anything starts
+tuning             TUNE=1: the search of each method's rate on held-out rows, and what it comes to
 sweep_messages     what a sweep says: what will run, time left, how it ended, the command for the table
+mps                NVIDIA's MPS, where a sweep's runs share a GPU
 sweep              train_all.sh: the runs of a grid, in turn or several at once, or one line of a Slurm array
 text_files         a user's own CSV and JSON files, every column as text
+grouped_split      which rows --selection_fraction holds out: rows with the same texts together
 data               files or hub -> splits -> task -> tokens
 methods            PEFT's methods and settings: which a run can train as they are meant, and names that must fit
 adalora            AdaLoRA's call after every step, and which of its ranks are saved
@@ -23,8 +26,11 @@ adapters           head, bases and counts; PEFT config files; adding, loading an
 fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same results in less time
 unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics
+eval_predictions   the logits of every validation row, of the last, the best and the selected epoch
+progress           what one sees while a run trains
 trainer            Trainer that stops on a signal, resumes to the bit and fails in one line
 record             run.json: everything that made a run's numbers
+model_card         README.md of a run's folder, and its upload to the hub
 resuming           what a start makes of the folder that it finds: refuse it, skip the run, resume it or clear it
 tables.read        a run's folder -> its score and record, or why it has none
 tables.collapse    runs that learnt nothing or diverged
@@ -32,8 +38,9 @@ tables.results     the tables' options; folders of runs -> rows
 tables.costs       parameters, files, time and memory of rows
 tables.protocol    how rows were made: settings, starts, share of the data; a table's caption
 tables.health      what is missing, wrong or odd among the runs
-tables.estimates   a mean or median of a few seeds, its standard error, Welch's comparison of two
-tables.paired_tests  means, deviations, and comparisons of rows paired by seed
+tables.estimates   means, medians and deviations of a few seeds, Welch's comparison of two, Holm's correction
+tables.comparisons  rows against rows: one family of tests, verdicts, what so many seeds can show
+tables.aggregates  further columns that sum up a row: ranks, interquartile mean, collapse rate
 tables.equivalence  is a result the published one: equivalent, different, or not to be told
 tables.published   the papers' rows (published_glue.csv beside it)
 tables.published_seeds  published scores seed by seed (published_seeds.csv beside it)

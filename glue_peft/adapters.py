@@ -186,10 +186,23 @@ def number_of_bases(widths: list[int], rank: int) -> int:
     return counts.pop()
 
 
+def drawn_weights(loading: dict[str, Any]) -> list[str]:
+    """Name the weights that were drawn at random, as the model's file lacks them or has them in another shape."""
+    return sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
+
+
+def drawn_in_words(loading: dict[str, Any]) -> str:
+    """Return in a line which layers were drawn at random: the head, where it is new, and nothing else."""
+    drawn = drawn_weights(loading)
+    if not drawn:
+        return "model: all weights are the file's"
+    new = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in drawn))
+    return f"model: drawn at random, as its file has none: {new}"
+
+
 def check_encoder_is_complete(model: PreTrainedModel, loading: dict[str, Any], model_args: ModelArguments) -> None:
     """Raise UsageError where weights of the encoder were drawn, as its file lacks them: no reload would draw them."""
-    names = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
-    drawn = sorted(name for name in names if name.startswith(f"{model.base_model_prefix}."))
+    drawn = [name for name in drawn_weights(loading) if name.startswith(f"{model.base_model_prefix}.")]
     if drawn:
         raise UsageError(
             f"--model_name_or_path {model_args.model_name_or_path}: no weights for {', '.join(drawn)} in it. An "

@@ -5,10 +5,12 @@ Everything here is decided from the command line alone, before data or a model i
 
 import argparse
 import difflib
+import itertools
 import json
 import logging
 import math
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,7 +19,7 @@ import huggingface_hub
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import SaveStrategy, SchedulerType
+from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
 from glue_peft.errors import OneLineParser, UsageError
 from glue_peft.flags import MAX_SEED, given_flags, without_secrets
@@ -73,6 +75,7 @@ RANGES = {
     "max_eval_samples": (1, math.inf, "[["),
     "max_predict_samples": (1, math.inf, "[["),
     "max_seq_length": (1, MAX_BATCH, "[]"),
+    "pad_to_multiple_of": (1, MAX_BATCH, "[]"),
     "rank": (1, MAX_BATCH, "[]"),
     "adapter_alpha": (0, math.inf, "]["),
     "adapter_dropout": (0, 1, "[["),
@@ -187,6 +190,13 @@ class DataTrainingArguments:
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad every row to --max_seq_length, not to the longest of its batch."}
     )
+    pad_to_multiple_of: int | None = field(
+        default=None,
+        metadata={
+            "help": "Pad a batch to a multiple of so many tokens. Default: 8 with --fp16 or --bf16, else 1. 32 leaves "
+            "--torch_compile few shapes."
+        },
+    )
     unpad: bool = field(
         default=True,
         metadata={"help": "Run BERT's and RoBERTa's encoders on real tokens alone: the same results."},
@@ -298,8 +308,17 @@ class GlueTrainingArguments(TrainingArguments):
     selection_fraction: float | None = field(
         default=None,
         metadata={
-            "help": "Hold out this share of the training rows, stratified by label and drawn by --seed, evaluate on "
-            "it too, and report the validation score of the epoch that is best on it. Turns on --eval_strategy epoch."
+            "help": "Hold out this share of the training rows, stratified by label and drawn by --seed (rows that "
+            "repeat or contain one another's texts together), evaluate on it too, and report the validation score of "
+            "the epoch that is best on it. Turns on --eval_strategy epoch. Without --do_eval the validation set is "
+            "not read."
+        },
+    )
+    save_eval_predictions: bool = field(
+        default=True,
+        metadata={
+            "help": "Write eval_predictions.npz: the logits of every validation row, of the last, the best and the "
+            "selected epoch."
         },
     )
     adam_epsilon: float = field(default=1e-6, metadata={"help": "AdamW's epsilon."})
@@ -316,6 +335,20 @@ class GlueTrainingArguments(TrainingArguments):
             "help": "How many checkpoints are kept, after the run too. Unless given: the last one (and the best "
             "one with --load_best_model_at_end) while the run goes on, none once it is finished."
         },
+    )
+    disable_tqdm: bool | None = field(
+        default=None, metadata={"help": "No progress bars. Default: bars on a terminal, none in a file."}
+    )
+    logging_steps: float = field(
+        default=0.05,
+        metadata={"help": "Log loss and learning rate every so many steps; below 1, a share of all steps."},
+    )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "License for the model card: an identifier of the hub, such as mit."},
+    )
+    hub_strategy: HubStrategy | str = field(
+        default="end", metadata={"help": "With --push_to_hub a run is uploaded when it is finished: 'end'."}
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Unused: a loss that is NaN or infinite ends the run."}
@@ -335,17 +368,23 @@ class GlueTrainingArguments(TrainingArguments):
         self.follows_task_metric = self.metric_for_best_model is None and (
             needs_metric or self.lr_scheduler_type in METRIC_SCHEDULERS
         )
+        self.logging_nan_inf_filter = False  # it would ask a GPU for every step's loss, and hide an evaluation's
         if self.ddp_broadcast_buffers is None:
             self.ddp_broadcast_buffers = False  # the random bases are frozen, and the same in every process
         if self.selection_fraction is not None and self.eval_strategy == "no":
             self.eval_strategy = "epoch"
+        do_eval = self.do_eval
         if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.cuda.is_available():
             self.use_cpu = True  # otherwise each process would train alone, into the same folder
         for precision in ("fp16", "bf16"):
             if getattr(self, precision) and not supports_precision(precision, self.use_cpu):
                 logger.warning(f"--{precision}: this machine has no device for it; training in float32.")
                 setattr(self, precision, False)
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()
         super().__post_init__()
+        if self.selection_fraction is not None:
+            self.do_eval = do_eval  # the parent sets it with --eval_strategy: here the held-out rows can do
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is nowhere to pin it for, and torch would warn at every loader
         if self.n_gpu > 1:
@@ -368,7 +407,7 @@ class ManualFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDef
 def parse_arguments(
     argv: list[str], manual: str | None = None
 ) -> tuple[ModelArguments, DataTrainingArguments, AdapterArguments, GlueTrainingArguments]:
-    """Parse and check the flags, or the one JSON file that holds them; --help starts with `manual`.
+    """Parse and check the flags and the JSON files of flags before them; --help starts with `manual`.
 
     Raises UsageError, naming the flag and its allowed values.
     """
@@ -378,8 +417,7 @@ def parse_arguments(
         formatter_class=ManualFormatter,
         allow_abbrev=False,
     )
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        argv = read_arguments_file(Path(argv[0]))
+    argv = written_out(argv)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
@@ -413,25 +451,31 @@ def unknown_argument(word: str, parser: argparse.ArgumentParser) -> str:
     return f"unknown argument {word!r}; {hint}`python run_glue.py --help` lists the flags"
 
 
-def read_arguments_file(path: Path) -> list[str]:
-    """Return the flags that a JSON file of arguments stands for, so that both are parsed and checked alike."""
-    content = read_json(path)
-    if content is None:
-        raise UsageError(f"{path}: not a readable file with one JSON object of arguments")
-    argv = []
+def written_out(argv: list[str]) -> list[str]:
+    """Return a command line with the JSON files of arguments at its start as flags: all are parsed and checked alike.
+
+    Of several files the later one wins, and a flag on the command line over all of them. Raises UsageError.
+    """
+    files = list(itertools.takewhile(lambda word: word.endswith(".json") and not word.startswith("-"), argv))
+    content: dict[str, Any] = {}
+    for file in files:
+        read = read_json(Path(file))
+        if read is None:
+            raise UsageError(f"{file}: not a readable file with one JSON object of arguments")
+        content |= read
+    given = given_flags(argv[len(files) :])
+    written = []
     for name, value in content.items():
-        if value is None:
+        if value is None or name in given:
             continue
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        argv += [f"--{name}", *map(str, values)]
-    return argv
+        written += [f"--{name}", *map(str, values)]
+    return written + argv[len(files) :]
 
 
 def command_of(argv: list[str]) -> list[str]:
-    """Return the flags as given, those of a JSON file written out, without access tokens."""
-    if len(argv) == 1 and argv[0].endswith(".json"):
-        argv = read_arguments_file(Path(argv[0]))
-    return without_secrets(argv)
+    """Return the flags as given, those of JSON files written out, without access tokens."""
+    return without_secrets(written_out(argv))
 
 
 def supports_precision(precision: str, use_cpu: bool) -> bool:
@@ -498,6 +542,10 @@ def check_integrations(args: GlueTrainingArguments) -> None:
         if tracker not in there:
             allowed = ", ".join(["none", "all", *there])
             raise UsageError(f"--report_to {tracker}: is not installed, or unknown; allowed here are {allowed}")
+    if args.hub_strategy != HubStrategy.END:
+        raise UsageError(
+            f"--hub_strategy {HubStrategy(args.hub_strategy).value}: allowed is end, as checkpoints stay here"
+        )
     if args.push_to_hub and huggingface_hub.constants.HF_HUB_OFFLINE:
         raise UsageError("--push_to_hub: HF_HUB_OFFLINE is set, so nothing can be uploaded")
 
@@ -520,6 +568,8 @@ def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTr
         raise UsageError(f"--dataset_config_name goes with --dataset_name, not with --{sources[0]}")
     if data_args.task_name is not None and (data_args.text_columns or data_args.label_column != "label"):
         raise UsageError("--text_columns and --label_column are for --train_file and --dataset_name: GLUE's are known")
+    if data_args.pad_to_max_length and data_args.pad_to_multiple_of is not None:
+        raise UsageError("--pad_to_multiple_of has no effect with --pad_to_max_length: give one of them")
     columns = data_args.text_columns
     if columns is not None and not (
         1 <= len(set(columns)) == len(columns) <= 2 and data_args.label_column not in columns

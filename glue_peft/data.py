@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import transformers
 from datasets import DatasetDict, load_dataset
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
 from glue_peft.errors import UsageError, first_line
-from glue_peft.record import DataDescription
+from glue_peft.grouped_split import draw
+from glue_peft.record import DataDescription, Selection
 from glue_peft.tasks import TASKS, main_metric
 from glue_peft.text_files import read_text_file
 
@@ -45,6 +45,7 @@ class Task:
     is_regression: bool
     label_counts: dict[str, int]  # rows of each label in the first labelled split; empty for regression
     dropped_rows: dict[str, int]  # rows of each split that were left out, as they have no label
+    selection: Selection | None = None  # how rows were held out of training, where they were
 
     @property
     def num_labels(self) -> int:
@@ -53,12 +54,13 @@ class Task:
 
     def as_read(self) -> DataDescription:
         """Return what the data were read as, for the record."""
-        return {
+        read: DataDescription = {
             "text_columns": [key for key in self.sentence_keys if key is not None],
             "kind": "regression" if self.is_regression else "classification",
             "label_counts": self.label_counts,
             "dropped_rows": self.dropped_rows,
         }
+        return read if self.selection is None else {**read, "selection": self.selection}
 
     @property
     def main_metric(self) -> str:
@@ -74,14 +76,20 @@ class Task:
 def load_raw_datasets(
     data_args: DataTrainingArguments, model_args: ModelArguments, training_args: GlueTrainingArguments
 ) -> DatasetDict:
-    """Load the splits that the run needs, with at least one row each. Raises UsageError where one is missing."""
+    """Load the splits that the run needs, with at least one row each. Raises UsageError where one is missing.
+
+    A training that is scored on held-out rows alone does without the validation set, and doesn't read it.
+    """
+    held_out_alone = training_args.do_train and training_args.selection_fraction is not None
+    unread = ("validation",) if held_out_alone and not training_args.do_eval else ()
     with training_args.main_process_first(desc="loading the data"):
-        raw_datasets = load_all_splits(data_args, model_args, training_args.do_predict)
+        raw_datasets = load_all_splits(data_args, model_args, training_args.do_predict, unread)
     source = data_args.source
     for flag, kind in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
         if getattr(training_args, flag) and not splits(raw_datasets, kind):
             raise UsageError(f"--{flag} needs a {kind} split, but {source} has only: {', '.join(raw_datasets)}")
     used = [name for kind in ("train", "validation", "test") for name, _ in splits(raw_datasets, kind)]
+    used = [name for name in used if not name.startswith(unread)]
     raw_datasets = DatasetDict({name: raw_datasets[name] for name in raw_datasets if name in used})
     for name, rows in raw_datasets.items():
         if len(rows) == 0:
@@ -89,14 +97,19 @@ def load_raw_datasets(
     return raw_datasets
 
 
-def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments, do_predict: bool) -> DatasetDict:
-    """Load GLUE from a local folder or the hub, a data set of the hub, or CSV or JSON files."""
+def load_all_splits(
+    data_args: DataTrainingArguments, model_args: ModelArguments, do_predict: bool, unread: tuple[str, ...]
+) -> DatasetDict:
+    """Load GLUE from a local folder or the hub, a data set of the hub, or CSV or JSON files.
+
+    Files of splits whose names begin as in `unread` are not opened.
+    """
     # GLUE's diagnostic set AX has no training rows: MNLI's model predicts it.
     with_ax = data_args.task_name == "mnli" and do_predict
     cache_dir = model_args.cache_dir
     if data_args.dataset_path is not None:
         folder = Path(data_args.dataset_path)
-        raw_datasets = load_local_glue(folder, data_args.task_name, cache_dir)
+        raw_datasets = load_local_glue(folder, data_args.task_name, cache_dir, unread)
         if with_ax and (folder / "ax").is_dir():
             raw_datasets["test_ax"] = load_local_glue(folder, "ax", cache_dir)["test"]
         return raw_datasets
@@ -106,7 +119,7 @@ def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments
             (data_args.train_file, data_args.validation_file, data_args.test_file),
             strict=True,
         )
-        found = {split: Path(file) for split, file in files if file is not None}
+        found = {split: Path(file) for split, file in files if file is not None and split not in unread}
         return DatasetDict({split: read_text_file(file, cache_dir) for split, file in found.items()})
     raw_datasets = load_hub_dataset(*hub_name(data_args), model_args)
     if with_ax:
@@ -117,8 +130,8 @@ def load_all_splits(data_args: DataTrainingArguments, model_args: ModelArguments
     return raw_datasets
 
 
-def load_local_glue(folder: Path, task_name: str, cache_dir: str | None) -> DatasetDict:
-    """Read FOLDER/<task>/<split>-*.parquet, all splits that are there."""
+def load_local_glue(folder: Path, task_name: str, cache_dir: str | None, unread: tuple[str, ...] = ()) -> DatasetDict:
+    """Read FOLDER/<task>/<split>-*.parquet, all splits that are there but those whose names begin as in `unread`."""
     if not (folder / task_name).is_dir():
         there = sorted(path.name for path in folder.iterdir() if path.name in task_to_keys) if folder.is_dir() else []
         raise UsageError(
@@ -126,7 +139,8 @@ def load_local_glue(folder: Path, task_name: str, cache_dir: str | None) -> Data
         )
     found: dict[str, list[Path]] = {}
     for path in sorted((folder / task_name).glob("*.parquet")):
-        found.setdefault(path.name.split("-")[0], []).append(path)
+        if not path.name.startswith(unread):
+            found.setdefault(path.name.split("-")[0], []).append(path)
     if not found:
         raise UsageError(f"--dataset_path {folder}: no <split>-*.parquet in {folder / task_name}")
     return DatasetDict({split: read_files("parquet", files, cache_dir) for split, files in found.items()})
@@ -415,32 +429,45 @@ def described(task: Task, rows: dict[str, int]) -> str:
 
 def hold_out(
     raw_datasets: DatasetDict, task: Task, data_args: DataTrainingArguments, training_args: GlueTrainingArguments
-) -> DatasetDict:
-    """Split `selection` off the training rows, where --selection_fraction asks for it.
+) -> tuple[Task, DatasetDict]:
+    """Split `selection` off the training rows, where --selection_fraction asks for it; the task knows how.
 
-    Stratified by label, for regression by the labels' deciles; drawn by the seed; both parts keep the rows' order.
+    Stratified by label, for regression by the labels' deciles; drawn by the seed, rows with the same texts together;
+    both parts keep the rows' order.
     """
     if training_args.selection_fraction is None:
-        return raw_datasets
+        return task, raw_datasets
     rows = first_rows(raw_datasets["train"], data_args.max_train_samples)
     strata = np.asarray(rows["label"])
     if task.is_regression:
         strata = strata.astype(float)
         strata = np.digitize(strata, np.quantile(strata, np.linspace(0.1, 0.9, 9)))
+    texts = list(zip(*(rows[key] for key in task.sentence_keys if key is not None), strict=True))
     try:
-        train, selection = train_test_split(
-            np.arange(len(rows)),
-            test_size=training_args.selection_fraction,
-            random_state=training_args.seed,
-            stratify=strata,
-        )
+        train, held_out, found = draw(texts, strata, training_args.selection_fraction, training_args.seed)
     except ValueError as error:
         raise UsageError(
             f"--selection_fraction {training_args.selection_fraction}: {len(rows)} training rows can't be split so "
             f"({first_line(error)})"
         ) from error
-    parts = {"train": rows.select(np.sort(train)), "selection": rows.select(np.sort(selection))}
-    return DatasetDict(raw_datasets | parts)
+    logger.info(f"selection: {selection_in_words(found, len(rows))}")
+    parts = {"train": rows.select(train), "selection": rows.select(held_out)}
+    return replace(task, selection=found), DatasetDict(raw_datasets | parts)
+
+
+def selection_in_words(found: Selection, rows: int) -> str:
+    """Return in one line how rows were held out, and how many of them a training row contains."""
+    how = f"{found['rows']:,} of {rows:,} training rows held out, "
+    if found["groups"] is None:
+        how += "drawn one by one"
+    else:
+        how += f"in whole groups of rows that repeat or contain one another ({found['groups']:,} groups)"
+    if found["rows_in_large_groups"]:
+        how += f"; {found['rows_in_large_groups']:,} rows stay in training, in groups too large to be held out"
+    if found["cut_links"]:
+        how += f"; {found['cut_links']:,} links between rows cut, as the groups would have held most rows"
+    share = found["contained_rows"] / max(1, found["comparable_rows"])
+    return f"{how}; {share:.1%} of the {found['comparable_rows']:,} with three or more words lie in a training row"
 
 
 def first_rows(rows: datasets.Dataset, most: int | None) -> datasets.Dataset:
@@ -566,9 +593,15 @@ def tokenizer_settings(
         )
     if data_args.max_seq_length > limit:
         logger.warning(f"--max_seq_length {data_args.max_seq_length} is above the model's {limit}: using {limit}")
+    longest, multiple = min(data_args.max_seq_length, limit), data_args.pad_to_multiple_of or 1
+    if -(-longest // multiple) * multiple > max_positions:
+        raise UsageError(
+            f"--pad_to_multiple_of {multiple}: rows of up to {longest} tokens would be padded to "
+            f"{-(-longest // multiple) * multiple}, and model and adapter together allow {max_positions}"
+        )
     # Padding strategy: here to the same length for every row, or by the data collator to the longest of a batch
     padding = "max_length" if data_args.pad_to_max_length else False
-    settings = {"max_length": min(data_args.max_seq_length, limit), "truncation": True, "padding": padding}
+    settings = {"max_length": longest, "truncation": True, "padding": padding}
     # A fast tokenizer keeps the settings of its last call, and they enter the fingerprint under which `map` caches:
     # without this call the first process to tokenise and the next ones would look under different names.
     tokenizer("", **settings)

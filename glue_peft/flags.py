@@ -33,7 +33,7 @@ FLAG_KINDS = {
         "output_dir resume overwrite_output_dir resume_from_checkpoint overwrite_cache cache_dir token disable_tqdm "
         "report_to run_name project local_rank fast_adapters"
     ),
-    FlagKind.OUTPUT: "do_predict max_predict_samples save_merged save_projection push_to_hub",
+    FlagKind.OUTPUT: "do_predict max_predict_samples save_merged save_projection push_to_hub license",
     FlagKind.NAMES_RUN: "task_name seed data_seed projection_prng_key model_revision",
     FlagKind.HASHED_PATH: (
         "model_name_or_path dataset_path train_file validation_file test_file adapter_config adapter_path "

@@ -1,14 +1,16 @@
 """The grid of train_all.sh: a recipe and the variables -> the runs, each with its folder and its command.
 
-A recipe is a table in recipes/, a row for the values of a model, an adapter and one or several tasks.
+A recipe is a table in recipes/, or one given by path: a row for the values of a model, an adapter and one or several
+tasks. In the columns `rank` and `flags` a - stands for none.
 """
 
 import csv
 import itertools
 import os
 import re
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +30,11 @@ INSTEAD = {  # flags that name the run, so that the grid sets them
     "seed": "SEEDS",
     "output_dir": "RESULTS or TAG",
 }
+TUNING_VARIABLES = ("RATE_FACTORS", "LEARNING_RATES", "SEARCH_SEEDS", "SELECTION_FRACTION")
 VARIABLES = (
-    "RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU RETRIES DRY_RUN STATUS MISSING"
-).split()
+    *"RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU MPS RETRIES DRY_RUN".split(),
+    *("STATUS", "MISSING", "TUNE", *TUNING_VARIABLES),
+)
 # Spellings of them that are mistakes, beside those in other cases; a name that a system may set is none.
 MISSPELT = {
     "RECIPES": "RECIPE",
@@ -46,8 +50,22 @@ MISSPELT = {
     "JOBS_PER_GPUS": "JOBS_PER_GPU",
     "RETRY": "RETRIES",
     "DRYRUN": "DRY_RUN",
+    "TUNING": "TUNE",
+    "RATE_FACTOR": "RATE_FACTORS",
+    "LEARNING_RATE": "LEARNING_RATES",
+    "SEARCH_SEED": "SEARCH_SEEDS",
 }
 LONGEST_RANGE = 10_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a recipe's row has to run: its values for a model and an adapter as ADAPTERS has it, on some tasks."""
+
+    row: dict[str, str]
+    model: str
+    adapter: str
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,7 @@ class Run:
 
     folder: str
     command: tuple[str, ...]  # the interpreter, run_glue.py, the flags
+    is_search: bool = False  # of TUNE's learning rates: one that diverges has ended too
 
     @property
     def flags(self) -> list[str]:
@@ -68,6 +87,11 @@ class Run:
         return self.folder.rsplit("/", 2)[1]
 
     @property
+    def row(self) -> str:
+        """Return the name of the folder of all its seeds and tasks."""
+        return self.folder.rsplit("/", 3)[-3]
+
+    @property
     def task(self) -> str:
         """Return the task, as the folder has it."""
         return self.folder.rsplit("/", 1)[1]
@@ -77,6 +101,36 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
     """Return the runs in the order of the recipe's rows, then of MODELS, ADAPTERS, SEEDS and TASKS.
 
     Raises UsageError where a value would be guessed, and where two runs would share a folder.
+    """
+    choices = read_choices(settings, flags)
+    for name in TUNING_VARIABLES:
+        if settings.get(name):
+            raise UsageError(f"{name}: goes with TUNE=1")
+    seeds = seeds_of_list("SEEDS", settings.get("SEEDS") or read_header(recipe_of(settings)).seeds)
+    return without_repeats(
+        make_run(choice.row, choice.model, choice.adapter, seed, task, settings, flags)
+        for choice in choices
+        for seed in seeds
+        for task in choice.tasks
+    )
+
+
+def without_repeats(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs; raise UsageError where there is none, or two would share a folder."""
+    found = list(runs)
+    folders = [run.folder for run in found]
+    twice = sorted(folder for folder in set(folders) if folders.count(folder) > 1)
+    if twice:
+        raise UsageError(f"two runs would share {twice[0]}: change MODELS, ADAPTERS, TASKS or SEEDS")
+    if not found:
+        raise UsageError("the grid has no line at all")
+    return found
+
+
+def read_choices(settings: Mapping[str, str], flags: list[str]) -> list[Choice]:
+    """Return what is to be run of the recipe, in the order of its rows, then of MODELS and ADAPTERS.
+
+    Raises UsageError where a value would be guessed.
     """
     check_names(settings)
     check_numbers(settings)
@@ -88,35 +142,28 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
         name: items_of(settings[name]) if settings.get(name) else default
         for name, default in {"MODELS": models, "ADAPTERS": adapters, "TASKS": tasks}.items()
     }
-    wanted["SEEDS"] = items_of(settings.get("SEEDS") or read_header(recipe).seeds)
     check_flags(settings, flags)
-    check_adapters(wanted["ADAPTERS"], adapters, recipe, flags)
+    has_rate = "learning_rate" in given_flags(flags) or bool(settings.get("LEARNING_RATES"))
+    check_adapters(wanted["ADAPTERS"], adapters, recipe, has_rate)
     check_tasks(wanted["TASKS"], tasks, recipe, rows)
-    seeds = [seed for item in wanted["SEEDS"] for seed in seeds_of(item)]
-    runs = []
+    choices = []
     for row in rows:
         served = row["tasks"].split(",")
-        choices = itertools.product(
+        tasks_of_row = [task for task in wanted["TASKS"] if task in served or serves(served[0], task, tasks)]
+        for model, item in itertools.product(
             [model for model in wanted["MODELS"] if serves(row["model"], model, models)],
             [item for item in wanted["ADAPTERS"] if serves(row["adapter"], item.partition(":")[0], adapters)],
-            seeds,
-            [task for task in wanted["TASKS"] if task in served or serves(served[0], task, tasks)],
-        )
-        for choice in choices:
-            check_row(row, recipe)
-            runs.append(make_run(row, *choice, settings, flags))
-    folders = [run.folder for run in runs]
-    twice = sorted(folder for folder in set(folders) if folders.count(folder) > 1)
-    if twice:
-        raise UsageError(f"two runs would share {twice[0]}: change MODELS, ADAPTERS, TASKS or SEEDS")
-    if not runs:
-        raise UsageError("the grid has no line at all")
-    return runs
+        ):
+            if tasks_of_row:
+                check_row(row, recipe, settings)
+                choices.append(Choice(row, model, item, tuple(tasks_of_row)))
+    return choices
 
 
 def recipe_of(settings: Mapping[str, str]) -> str:
-    """Return the path of the recipe."""
-    return f"{prefix()}recipes/{settings.get('RECIPE') or 'randlora'}.tsv"
+    """Return the path of the recipe: RECIPE itself where it ends in .tsv, else the one of that name in recipes/."""
+    recipe = settings.get("RECIPE") or "randlora"
+    return recipe if recipe.endswith(".tsv") else f"{prefix()}recipes/{recipe}.tsv"
 
 
 def prefix() -> str:
@@ -173,6 +220,8 @@ def check_numbers(settings: Mapping[str, str]) -> None:
             raise UsageError(f"{name}: {settings[name]} is not a number of runs")
     if not re.fullmatch("[0-9]+", settings.get("RETRIES") or "1"):
         raise UsageError(f"RETRIES: {settings['RETRIES']} is not a whole number")
+    if (settings.get("MPS") or "1") not in ("0", "1"):
+        raise UsageError(f"MPS: {settings['MPS']} is neither 0 nor 1")
     gpus_of(settings.get("GPUS") or "0")
 
 
@@ -188,19 +237,23 @@ def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:
         raise UsageError(f"TAG: {tag!r} has a slash, two dots, a tab or a line break")
 
 
-def check_adapters(wanted: list[str], known: list[str], recipe: str, flags: list[str]) -> None:
-    """Refuse adapters without values in the recipe, and ranks that are none."""
+def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: bool) -> None:
+    """Refuse adapters without values in the recipe, and ranks that are none; `has_rate`: the recipe's isn't used."""
     for item in wanted:
         name, colon, rank = item.partition(":")
         if name not in known and item != "none":
             allowed = f"allowed are {' '.join(known)}, as in lora:8, and with randlora none"
             raise UsageError(f"ADAPTERS: no {item} in {recipe}; {allowed}")
-        if colon and not re.fullmatch("[1-9][0-9]*", rank):
+        if colon and (name == "none" or not re.fullmatch("[1-9][0-9]*", rank)):
             raise UsageError(f"ADAPTERS: {item} is not <adapter>:<rank>")
-        if item == "none" and Path(recipe).stem != "randlora":
-            raise UsageError("ADAPTERS=none: only with RECIPE=randlora")
-        if item == "none" and "learning_rate" not in given_flags(flags):
-            raise UsageError("ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate")
+        if name in known:
+            continue
+        if Path(recipe).stem != "randlora":
+            raise UsageError("ADAPTERS=none: only with RECIPE=randlora, or a recipe with rows for it")
+        if not has_rate:
+            raise UsageError(
+                "ADAPTERS=none: the recipe has no full fine-tuning, give --learning_rate or LEARNING_RATES"
+            )
 
 
 def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]]) -> None:
@@ -212,15 +265,18 @@ def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dic
             raise UsageError(f"TASKS: {recipe} has no values for {task}; it has {' '.join(known)}")
 
 
-def seeds_of(item: str) -> list[str]:
-    """Return the seeds of an item of SEEDS: 7, or a range as in 1-5."""
-    seeds = range_of(item)
-    if seeds is None:
-        raise UsageError(f"SEEDS: {item} is not a whole number or a range like 1-5")
-    if not seeds:
-        raise UsageError(f"SEEDS: {item} is not a range of at most {LONGEST_RANGE} seeds like 1-5")
-    if int(seeds[-1]) > MAX_SEED:
-        raise UsageError(f"SEEDS: {item} is above {MAX_SEED}")
+def seeds_of_list(variable: str, text: str) -> list[str]:
+    """Return the seeds of a variable, SEEDS or SEARCH_SEEDS: numbers such as 7, and ranges as in 1-5."""
+    seeds = []
+    for item in items_of(text):
+        numbers = range_of(item)
+        if numbers is None:
+            raise UsageError(f"{variable}: {item} is not a whole number or a range like 1-5")
+        if not numbers:
+            raise UsageError(f"{variable}: {item} is not a range of at most {LONGEST_RANGE} seeds like 1-5")
+        if int(numbers[-1]) > MAX_SEED:
+            raise UsageError(f"{variable}: {item} is above {MAX_SEED}")
+        seeds += numbers
     return seeds
 
 
@@ -241,13 +297,15 @@ def range_of(item: str) -> list[str] | None:
     return [str(number) for number in range(first, last + 1)] if last < first + LONGEST_RANGE else []
 
 
-def check_row(row: dict[str, str], recipe: str) -> None:
-    """Refuse a row of the recipe in which a value is a ?; a guess would pass for the paper's."""
-    flags = row["flags"].split()
+def check_row(row: dict[str, str], recipe: str, settings: Mapping[str, str]) -> None:
+    """Refuse a row of the recipe with a ?, as a guess would pass for the paper's; and without TUNE a list of rates."""
+    flags = shlex.split(row["flags"])
     unknown = [name for name in COLUMNS[:8] if row[name] == "?"]
     unknown += [name for name, value in itertools.pairwise(flags) if value == "?"]
+    name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
+    if len(items_of(row["learning_rate"])) > 1 and not settings.get("TUNE"):
+        raise UsageError(f"{recipe}: the row of {name} has several learning rates, to be chosen among with TUNE=1")
     if unknown:
-        name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
         raise UsageError(
             f"{recipe}: the row of {name} has a ? for {' '.join(unknown)}; narrow ADAPTERS, MODELS or TASKS"
         )
@@ -265,6 +323,7 @@ def make_run(
         method = []
     elif name != "none":
         method += ["--rank", rank or row["rank"]]
+    own = [] if row["flags"] == "-" else shlex.split(row["flags"])
     size = SIZES.get(model, f"_{os.path.basename(model.rstrip('/'))}")
     method_name = name if name == "none" else f"{name}{rank or row['rank']}"
     parent = f"{root_of(settings)}/{method_name}{size}{settings.get('TAG', '')}/{seed}"
@@ -273,9 +332,10 @@ def make_run(
     devices, batch = devices_and_batch(row["batch"])
     command += ["--max_seq_length", row["length"], "--per_device_train_batch_size", str(batch)]
     command += ["--gradient_accumulation_steps", str(devices)] if devices > 1 else []
-    command += ["--learning_rate", row["learning_rate"], "--num_train_epochs", row["epochs"], *row["flags"].split()]
+    command += ["--learning_rate", row["learning_rate"], "--num_train_epochs", row["epochs"], *own]
     command += [*method, "--seed", seed, "--output_dir", f"{parent}/{task}", "--resume", *flags]
-    places = {"{mnli}": f"{parent}/mnli", "{recipes}": f"{prefix()}recipes", "{seed}": seed}
+    recipes = os.path.dirname(recipe_of(settings)) or "."
+    places = {"{mnli}": f"{parent}/mnli", "{recipes}": recipes, "{seed}": seed}
     for mark, place in places.items():
         command = [word.replace(mark, place) for word in command]
     return Run(f"{parent}/{task}", tuple(command))

@@ -26,6 +26,7 @@ from transformers import EvalPrediction
 from glue_peft.arguments import GlueTrainingArguments
 from glue_peft.data import Task
 from glue_peft.errors import DivergedError, UsageError
+from glue_peft.eval_predictions import in_order
 from glue_peft.tasks import TASKS
 
 logger = logging.getLogger("run_glue")
@@ -120,22 +121,27 @@ def signs_of_collapse(predictions: np.ndarray, labels: np.ndarray, is_regression
     }
 
 
-def make_compute_metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Return the function that turns predictions and labels into the task's metrics."""
+def make_compute_metrics(
+    task: Task, label_order: list[int] | None = None
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Return the function that turns predictions and labels into the task's metrics.
+
+    label_order[i] is the model's output for the task's label i, where the two differ: F1 is of one label alone.
+    """
     # keep_in_memory does without a cache file, where parallel runs would meet.
     metric = Glue(task.metric, keep_in_memory=True) if task.metric is not None else None
 
     def compute_metrics(p: EvalPrediction) -> dict[str, float]:
         """Return the metrics of one evaluation; raises DivergedError where the logits are no numbers."""
-        logits = finite_logits(p.predictions)
+        logits, labels = in_order(label_order, finite_logits(p.predictions), p.label_ids)
         preds = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
         if metric is not None:
-            result = metric.compute(predictions=preds, references=p.label_ids)
+            result = metric.compute(predictions=preds, references=labels)
         elif task.is_regression:
-            result = {"mse": float(((preds - p.label_ids) ** 2).mean())}
+            result = {"mse": float(((preds - labels) ** 2).mean())}
         else:
-            result = {"accuracy": float((preds == p.label_ids).mean())}
-        return result | signs_of_collapse(preds, p.label_ids, task.is_regression)
+            result = {"accuracy": float((preds == labels).mean())}
+        return result | signs_of_collapse(preds, labels, task.is_regression)
 
     return compute_metrics
 

@@ -15,7 +15,7 @@ from typing import Any, NotRequired, TypedDict
 
 from glue_peft.flags import ADDABLE, GOES_WITH_ADDABLE
 from glue_peft.run_folder import COMMAND_FILE, RECORD_FILE, write_json
-from glue_peft.tables.collapse import sign_of_collapse
+from glue_peft.tables.collapse import on_held_out_rows, sign_of_collapse
 
 # Everything that computes.
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "numpy", "scipy", "scikit-learn")
@@ -29,6 +29,19 @@ class BaseModel(TypedDict):
     sha256: str  # of its encoder's weights
 
 
+class Selection(TypedDict):
+    """How the rows of --selection_fraction were drawn; three or more words make a text that can nest."""
+
+    rows: int  # held out
+    nested_rows: int  # of all training rows, those with such a text that another row has or contains
+    groups: int | None  # of all training rows, most of them a single row; None: drawn one by one
+    largest_group: int | None  # its rows
+    rows_in_large_groups: int | None  # too large to be held out
+    cut_links: int | None  # not followed, as large groups would have held most of the rows
+    contained_rows: int  # held-out rows with such a text that a training row contains
+    comparable_rows: int  # held-out rows with such a text
+
+
 class DataDescription(TypedDict):
     """What the data were read as."""
 
@@ -36,6 +49,7 @@ class DataDescription(TypedDict):
     kind: str  # "classification" or "regression"
     label_counts: dict[str, int]  # rows of each label in the first labelled split, by name
     dropped_rows: dict[str, int]  # rows of each split that were left out, as their label is hidden
+    selection: NotRequired[Selection]
 
 
 class ParameterCounts(TypedDict):
@@ -69,12 +83,15 @@ class PeakMemory(TypedDict):
 
 
 class Scores(TypedDict):
-    """The metrics after each epoch (or evaluation): all of them, the last, the best and the selected one."""
+    """The metrics after each epoch (or evaluation): all of them, the last, the best and the selected one.
+
+    Without --do_eval they are those on the rows of --selection_fraction, and there is no best one.
+    """
 
     metric: str  # by which the best and the selected one are chosen
     history: list[dict[str, float]]
     last: dict[str, float]
-    best: dict[str, float]  # on the validation set itself
+    best: NotRequired[dict[str, float]]  # on the validation set itself
     selected: NotRequired[dict[str, float]]  # on the rows of --selection_fraction
 
 
@@ -145,9 +162,10 @@ class RunRecord:
         scores = "  ".join(
             f"{name.removeprefix('eval_')} {value:.4f}"
             for name, value in without_timings(self.metrics).items()
-            if name.startswith("eval_") and not name.startswith("eval_loss") and isinstance(value, float)
+            if name.startswith(("eval_", "selection_")) and "_loss" not in name and isinstance(value, float)
         )
-        sign = sign_of_collapse(self.metrics, lambda suffix: self.metrics.get(f"eval_majority_share{suffix}"))
+        metrics = self.metrics if self.arguments.get("do_eval") else on_held_out_rows(self.metrics)
+        sign = sign_of_collapse(metrics, lambda suffix: metrics.get(f"eval_majority_share{suffix}"))
         warning = f"This run looks as if it had learnt nothing: {sign}. The tables list it as collapsed."
         return scores + f"\n{warning}" * (sign is not None)
 
@@ -193,6 +211,15 @@ def without_timings(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.removesuffix("_mm").endswith(timings)}
 
 
+def ends_history(history: list[dict[str, float]], final: Mapping[str, float], saves_best: bool) -> bool:
+    """Say whether the saved model is the last epoch's, and not the best one's, and its results end the history.
+
+    Without any evaluation in training, as with a long --eval_delay, there was no best model to save.
+    """
+    names = {name for name in final if name.startswith(("eval_", "selection_"))}
+    return not (saves_best and any(names & entry.keys() for entry in history))
+
+
 def choose_scores(
     history: list[dict[str, float]],
     final: dict[str, float],
@@ -205,9 +232,10 @@ def choose_scores(
 
     `final` are the saved model's results, which end the history unless the best epoch's model was saved.
     """
-    final = {name: value for name, value in without_timings(final).items() if name.startswith("eval_")}
-    # Without any evaluation in training, as with a long --eval_delay, there was no best model to save.
-    if not (saves_best and history):
+    kinds = ("eval_", "selection_")
+    final = {name: value for name, value in without_timings(final).items() if name.startswith(kinds)}
+    validated, held_out = (f"{kind}{main_metric}" for kind in kinds)
+    if ends_history(history, final, saves_best):
         if history and history[-1]["epoch"] == epoch:
             *history, last = history
             final = last | final
@@ -215,14 +243,13 @@ def choose_scores(
 
     def best_by(key: str) -> dict[str, float]:
         """Return the first entry with the best value of a metric."""
-        return max(history, key=lambda entry: entry[key] if greater_is_better else -entry[key])
+        known = [entry for entry in history if key in entry]
+        return max(known, key=lambda entry: entry[key] if greater_is_better else -entry[key])
 
-    scores: Scores = {
-        "metric": f"eval_{main_metric}",
-        "history": history,
-        "last": history[-1],
-        "best": best_by(f"eval_{main_metric}"),
-    }
-    if all(f"selection_{main_metric}" in entry for entry in history):
-        scores["selected"] = best_by(f"selection_{main_metric}")
+    metric = validated if validated in history[-1] else held_out
+    scores: Scores = {"metric": metric, "history": history, "last": history[-1]}
+    if metric == validated:
+        scores["best"] = best_by(validated)
+    if all(held_out in entry for entry in history):
+        scores["selected"] = best_by(held_out)
     return scores

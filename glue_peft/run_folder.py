@@ -40,8 +40,17 @@ LOG_TAIL = 65536  # bytes at the end of a log in which the reason of a failure i
 ATTEMPT = "== "  # begins the line that a sweep writes into a log at each start and end of a run
 ATTEMPT_ENDED = "== ended"
 FAILURE_KINDS = ("diverged", "out of memory", "disk full", "usage", "stopped", "killed", "error")
+# What it answered on the validation rows, by the suffix of the set; in a checkpoint: so far.
+PREDICTIONS_FILES = {"": "eval_predictions.npz", "_mm": "eval_predictions_mm.npz"}
 # What a run may write besides checkpoints, saved weights and predictions.
-RESULT_FILES = (RECORD_FILE, "all_results.json", "train_results.json", "eval_results.json")
+RESULT_FILES = (
+    RECORD_FILE,
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+    "selection_results.json",  # of --selection_fraction without --do_eval
+    *PREDICTIONS_FILES.values(),
+)
 RUN_FILES = (
     *RESULT_FILES,
     BASES_FILE,
@@ -219,6 +228,12 @@ def read_failure(folder: Path) -> Failure | None:
     return Failure(kind, message) if kind in FAILURE_KINDS else Failure("error", line)
 
 
+def has_diverged(folder: Path) -> bool:
+    """Say whether the last run in `folder` ended by a loss that is no number."""
+    failure = read_failure(folder)
+    return failure is not None and failure.kind == "diverged"
+
+
 def read_old_failure(folder: Path) -> str | None:
     """Return the line of failure.txt, as runs left it before there were kinds of failures."""
     path = folder / OLD_FAILURE_FILE
@@ -370,7 +385,7 @@ def is_complete(checkpoint: Path) -> bool:
         for path in weights:
             with safe_open(path, "numpy"):
                 pass
-        for path in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        for path in [path for ending in ("pt", "pth", "npz") for path in checkpoint.glob(f"*.{ending}")]:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     return False

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NoReturn
 
-from glue_peft import preflight, run_folder, sweep_messages
+from glue_peft import mps, preflight, run_folder, sweep_messages, tuning
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
 from glue_peft.grid import Run, gpus_of, read_grid, root_of
@@ -41,7 +41,8 @@ TIME = "%Y-%m-%d %H:%M:%S"
 def main() -> int:
     """Do what the environment and the command line ask for, and return the exit status."""
     settings, flags = dict(os.environ), sys.argv[1:]
-    runs = read_grid(settings, flags)
+    tuned = tuning.read_tuning(settings, flags) if settings.get("TUNE") else None
+    runs = tuned.runs if tuned else read_grid(settings, flags)
     line = settings.get("SLURM_ARRAY_TASK_ID")
     if settings.get("DRY_RUN"):
         say_lines([shlex.join(run.command) for run in runs])
@@ -51,21 +52,25 @@ def main() -> int:
         say_lines([as_ranges([number for number, run in enumerate(runs, 1) if run in waiting])])
         return 0
     if settings.get("STATUS"):
-        return show_status(runs)
+        return show_status(runs, tuned, settings, flags)
+    if tuned:
+        tuning.write_recipe(tuned, settings, flags)
     if line:
         return run_line(runs, line, settings)
     sweep = Sweep(slots(settings), int(settings.get("RETRIES") or 1), root_of(settings))
     sweep.take_signals()
-    sweep.waiting, sweep.outcomes = plan(runs)
-    sweep.n_runs = len(sweep.waiting)
-    say_lines(sweep_messages.opening(runs, sweep.waiting, sweep.outcomes, len(sweep.slots), sweep.root))
-    finished = {folder for outcome, folder, _ in sweep.outcomes if outcome == "finished"}
-    unfinished = [run for run in runs if run.folder not in finished]
-    preflight.check_commands(unfinished, bases_of(runs), settings, lambda: sweep.stopping != 0)
-    sweep.run_all()
+    sweep.carry_out(runs, tuned.final if tuned else [], settings)
+    while tuned and not sweep.status:
+        tuned = tuning.read_tuning(settings, flags)
+        tuning.write_recipe(tuned, settings, flags)
+        say_lines(tuning.search_lines(tuned))
+        new, runs = tuned.runs[len(runs) :], tuned.runs
+        if not new:
+            break
+        sweep.carry_out(new, [], settings)
     say_lines(sweep_messages.summary(sweep.outcomes, len(sweep.waiting)))
-    say_lines(sweep_messages.closing(runs, sweep.outcomes, settings))
-    return sweep.stopping or exit_status(sweep.outcomes, len(sweep.waiting))
+    say_lines(sweep_messages.closing([run for run in runs if not run.is_search], sweep.outcomes, settings))
+    return sweep.status
 
 
 def run_line(runs: list[Run], line: str, settings: Mapping[str, str]) -> int:
@@ -96,12 +101,22 @@ def say_lines(lines: list[str]) -> None:
     say("".join(f"{line}\n" for line in lines))
 
 
-def show_status(runs: list[Run]) -> int:
-    """Print how far the grid is."""
+def show_status(runs: list[Run], tuned: tuning.Tuning | None, settings: Mapping[str, str], flags: list[str]) -> int:
+    """Print how far the grid is; of a tuned one how far each phase is, and the array to be given to Slurm next."""
     from glue_peft.tables.status import status_lines
 
-    roots, seeds, tasks = zip(*(run.folder.rsplit("/", 2) for run in runs), strict=True)
-    say_lines(status_lines(list(dict.fromkeys(roots)), [*map(int, dict.fromkeys(seeds))], list(dict.fromkeys(tasks))))
+    for phase in (True, False):
+        of_phase = [run for run in runs if run.is_search is phase]
+        if of_phase:
+            roots, seeds, tasks = (
+                list(dict.fromkeys(part))
+                for part in zip(*(run.folder.rsplit("/", 2) for run in of_phase), strict=True)
+            )
+            say_lines(status_lines(roots, [*map(int, seeds)], tasks))
+    if tuned:
+        waiting = {run.folder for run in plan(runs)[0]}
+        numbers = [number for number, run in enumerate(runs, 1) if run.folder in waiting]
+        say_lines([*tuning.search_lines(tuned), tuning.next_array(tuned, numbers, settings, flags)])
     return 0
 
 
@@ -115,6 +130,8 @@ def standing(run: Run) -> tuple[str, str]:
         if run_folder.is_running(folder):
             return "elsewhere", run_folder.holder_of(folder)
         found, reason = state(folder, run.flags)
+        if run.is_search and found == "open" and run_folder.has_diverged(folder):
+            return "finished", ""
         if found == "finished" and run_folder.checkpoints(folder) and "save_total_limit" not in given_flags(run.flags):
             return "open", ""  # it was killed at its very end: started once more, it deletes them
     except OSError as error:
@@ -265,6 +282,27 @@ class Sweep:
         for attempt in list(self.active):
             attempt.process.terminate()
 
+    @property
+    def status(self) -> int:
+        """Return the exit status, as far as the sweep has come."""
+        return self.stopping or exit_status(self.outcomes, len(self.waiting))
+
+    def carry_out(self, runs: list[Run], later: list[Run], settings: Mapping[str, str]) -> None:
+        """Say what will be run, check its commands and those of `later`, and run it."""
+        self.waiting, outcomes = plan(runs)
+        self.outcomes += outcomes
+        self.n_runs, self.n_begun = len(self.waiting), 0
+        may_share = 0 < len(visible_gpus(settings)) >= len(self.slots)
+        say_lines(sweep_messages.opening(runs, self.waiting, outcomes, len(self.slots), may_share, self.root))
+        finished = {folder for outcome, folder, _ in outcomes if outcome == "finished"}
+        unfinished = [run for run in [*runs, *later] if run.folder not in finished]
+        preflight.check_commands(unfinished, bases_of(runs), settings, lambda: self.stopping != 0)
+        own = self.slots
+        with mps.shared_gpus(settings, own, self.n_runs) as (self.slots, lines):
+            say_lines(lines)
+            self.run_all()
+        self.slots = own
+
     def run_all(self) -> None:
         """Start the waiting runs as slots get free, until all have ended."""
         bases = bases_of(self.waiting)
@@ -334,6 +372,7 @@ class Sweep:
         if outcome in ("failed", "stopped"):
             detail = f"(exit status {status}{what_lacks(run) if status == 0 else ''}): {last_words(Path(run.folder))}"
             failure = note_failure(run, status)
+            outcome = "diverged" if run.is_search and failure.kind == "diverged" else outcome
             may_help = outcome == "failed" and status not in (0, 2) and failure.kind != "diverged"
             if may_help and attempt.retries and not self.stopping:
                 self.start(run, attempt.slot, attempt.number, attempt.retries - 1)

@@ -24,7 +24,12 @@ FULL_RUN = {"FacebookAI/roberta-base": 0.5e9, "FacebookAI/roberta-large": 1.43e9
 
 
 def opening(
-    runs: list[Run], waiting: list[Run], outcomes: list[tuple[str, str, str]], n_slots: int, root: str
+    runs: list[Run],
+    waiting: list[Run],
+    outcomes: list[tuple[str, str, str]],
+    n_slots: int,
+    may_share_gpus: bool,  # each run has one for itself
+    root: str,
 ) -> list[str]:
     """Return what a sweep will run and where, how much is finished, at how many a time and on how much disk."""
     flags = [given_flags(run.flags) for run in runs]
@@ -33,6 +38,8 @@ def opening(
     seeds, tasks = as_ranges(sorted({int(run.seed) for run in runs})), distinct(run.task for run in runs)
     finished = [folder for outcome, folder, _ in outcomes if outcome == "finished"]
     at_a_time = "one at a time" if n_slots == 1 else f"{n_slots} at a time"
+    if may_share_gpus:
+        at_a_time += " (several may share a GPU: JOBS_PER_GPU=4)"
     return [
         f"train_all.sh: {plural(len(runs), 'run')} into {root}: models {models}; adapters {adapters}; tasks {tasks}; "
         f"seeds {seeds}",
@@ -103,7 +110,9 @@ def summary(outcomes: list[tuple[str, str, str]], n_waiting: int) -> list[str]:
     """Return how a sweep ended: counts, and each run that needs somebody's attention with its reason."""
     found = [outcome for outcome, _, _ in outcomes]
     done, finished, failed = (found.count(outcome) for outcome in ("done", "finished", "failed"))
+    diverged = found.count("diverged")
     lines = [f"train_all.sh: {done} done, {finished} skipped as finished, {failed} failed"]
+    lines[0] += f", {diverged} diverged in the search" * (diverged > 0)
     forms = {
         "stopped": "stopped, to be resumed by the next sweep: {0}",
         "elsewhere": "left to another sweep: {0}",
@@ -119,15 +128,15 @@ def summary(outcomes: list[tuple[str, str, str]], n_waiting: int) -> list[str]:
 
 
 def closing(runs: list[Run], outcomes: list[tuple[str, str, str]], settings: Mapping[str, str]) -> list[str]:
-    """Return which runs of this sweep learnt nothing, and the command for the table."""
+    """Return which of these runs, if they are of this sweep, learnt nothing, and the command for their table."""
     tasks = {run.folder: run.task for run in runs}
     lines = []
     for outcome, folder, _ in outcomes:
-        if outcome == "done":
+        if outcome == "done" and folder in tasks:
             run = read_run(Path(folder), tasks[folder], main_metric(tasks[folder]), "last")
             lines += [f"diverged: {folder} ({reason})" for reason in [divergence(run)] if reason]
             lines += [f"collapsed: {folder} ({reason})" for reason in [collapse(run)] if reason]
-    if any(outcome in ("done", "finished") for outcome, *_ in outcomes):
+    if any(outcome in ("done", "finished") and folder in tasks for outcome, folder, _ in outcomes):
         lines.append(f"the table: {table_command(runs, settings)}")
         lines += against_the_paper(settings)
     return lines
@@ -150,7 +159,8 @@ def table_command(runs: list[Run], settings: Mapping[str, str]) -> str:
 def against_the_paper(settings: Mapping[str, str]) -> list[str]:
     """Return the command that holds a recipe against its paper; nothing for the grid, or without published rows."""
     header = read_header(recipe_of(settings))
-    if not settings.get("RECIPE") or not (header.published or header.published_seeds):
+    is_a_paper_s = bool(header.published or header.published_seeds) and not settings.get("TUNE")
+    if not settings.get("RECIPE") or not is_a_paper_s:
         return []
     command = [
         python_of(settings),

@@ -28,6 +28,7 @@ class GlueTask:
     leaderboard: tuple[LeaderboardFile, ...]
     # A label's name in nyu-mll/glue -> the leaderboard's spelling; None: a score.
     spellings: dict[str, str] | None
+    validation_rows: tuple[int, ...] = ()  # of the sets of majority_shares; empty where they aren't known
 
 
 # The first six, in this order, are the columns of the RandLoRA paper's table (PAPER_TASKS).
@@ -38,6 +39,7 @@ TASKS = {
         metrics=("accuracy",),
         main_metric="accuracy",
         majority_shares=(444 / 872,),
+        validation_rows=(872,),
         leaderboard=(LeaderboardFile("SST-2.tsv", "sst2", 1821),),
         spellings={"negative": "0", "positive": "1"},
     ),
@@ -47,6 +49,7 @@ TASKS = {
         metrics=("accuracy", "f1"),
         main_metric="accuracy",
         majority_shares=(279 / 408,),
+        validation_rows=(408,),
         leaderboard=(LeaderboardFile("MRPC.tsv", "mrpc", 1725),),
         spellings={"not_equivalent": "0", "equivalent": "1"},
     ),
@@ -56,6 +59,7 @@ TASKS = {
         metrics=("matthews_correlation",),
         main_metric="matthews_correlation",
         majority_shares=(721 / 1043,),
+        validation_rows=(1043,),
         leaderboard=(LeaderboardFile("CoLA.tsv", "cola", 1063),),
         spellings={"unacceptable": "0", "acceptable": "1"},
     ),
@@ -65,6 +69,7 @@ TASKS = {
         metrics=("accuracy",),
         main_metric="accuracy",
         majority_shares=(2761 / 5463,),
+        validation_rows=(5463,),
         leaderboard=(LeaderboardFile("QNLI.tsv", "qnli", 5463),),
         spellings=TWO_WAY,
     ),
@@ -74,6 +79,7 @@ TASKS = {
         metrics=("accuracy",),
         main_metric="accuracy",
         majority_shares=(146 / 277,),
+        validation_rows=(277,),
         leaderboard=(LeaderboardFile("RTE.tsv", "rte", 3000),),
         spellings=TWO_WAY,
     ),
@@ -83,6 +89,7 @@ TASKS = {
         metrics=("pearson", "spearmanr"),
         main_metric="combined_score",
         majority_shares=(),
+        validation_rows=(1500,),
         leaderboard=(LeaderboardFile("STS-B.tsv", "stsb", 1379),),
         spellings=None,
     ),
@@ -92,6 +99,7 @@ TASKS = {
         metrics=("accuracy",),
         main_metric="accuracy",
         majority_shares=(3479 / 9815, 3463 / 9832),
+        validation_rows=(9815, 9832),
         leaderboard=(
             LeaderboardFile("MNLI-m.tsv", "mnli", 9796),
             LeaderboardFile("MNLI-mm.tsv", "mnli-mm", 9847),
@@ -105,6 +113,7 @@ TASKS = {
         metrics=("accuracy", "f1"),
         main_metric="accuracy",
         majority_shares=(25545 / 40430,),
+        validation_rows=(40_430,),
         leaderboard=(LeaderboardFile("QQP.tsv", "qqp", 390965),),
         spellings={"not_duplicate": "0", "duplicate": "1"},
     ),
@@ -114,6 +123,7 @@ TASKS = {
         metrics=("accuracy",),
         main_metric="accuracy",
         majority_shares=(40 / 71,),
+        validation_rows=(71,),
         leaderboard=(LeaderboardFile("WNLI.tsv", "wnli", 146),),
         spellings={"not_entailment": "0", "entailment": "1"},
     ),

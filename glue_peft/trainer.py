@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
@@ -21,15 +22,19 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from glue_peft import adalora, adapter_state, run_folder
 from glue_peft.adapters import head_parameters
 from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
+from glue_peft.data import Task
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.learning_rates import parse_rates, patterns_of, split_groups
 from glue_peft.metric import finite_logits
-from glue_peft.record import history_of
+from glue_peft.progress import TRAINERS_OWN, Bars, LogLines
+from glue_peft.record import Scores, choose_scores, ends_history, history_of, without_timings
 from glue_peft.run_folder import Failure
 
 # Trainer's private names in use here, to be looked at whenever transformers' version moves: _run_epoch, _save,
-# _save_checkpoint, _load_from_checkpoint and _load_best_model are extended; _evaluate and _determine_best_metric are
-# called; _tr_loss and _globalstep_last_logged are read and set. (arguments.py sets _n_gpu of TrainingArguments.)
+# _save_checkpoint, _load_from_checkpoint, _load_best_model and _maybe_log_save_evaluate are extended;
+# _get_eval_sampler is replaced; _evaluate and _determine_best_metric are called; _tr_loss and _globalstep_last_logged
+# are read and set. (arguments.py sets _n_gpu of TrainingArguments.)
 
 # A scheduler's order, its warning some time before, and a closed terminal.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -46,6 +51,7 @@ class StopOnSignal(TrainerCallback):
         """Take the signals over."""
         self.received: str | None = None
         self.in_training = False
+        self.group: torch.distributed.ProcessGroup | None = None
         for number in STOP_SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.receive)
@@ -56,9 +62,11 @@ class StopOnSignal(TrainerCallback):
         if not self.in_training:
             raise StoppedBySignal(f"stopped by {self.received}: start it again with --resume")
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """End a step first, from here on."""
+    def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
+        """End a step first, from here on; several processes get a way to agree after each that asks no GPU."""
         self.in_training = True
+        if args.world_size > 1:
+            self.group = torch.distributed.new_group(backend="gloo")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Save, and don't evaluate, if the signal has come; an epoch's log line would be lost after this."""
@@ -88,20 +96,26 @@ class StopOnSignal(TrainerCallback):
     def is_asked(self, args: TrainingArguments) -> bool:
         """Say whether this process, or any of several, got the signal: all have to end after the same step."""
         if args.world_size > 1:
-            asked = torch.tensor(self.received is not None, dtype=torch.int32, device=args.device)
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            asked = torch.tensor(self.received is not None, dtype=torch.int32)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self.group)
             if asked.item():
                 self.received = self.received or "a signal to another process"
         return self.received is not None
 
 
 class FirstStep(TrainerCallback):
-    """Deletes the run that this one replaces, once this one has taken a step."""
+    """Deletes the run that this one replaces, once this one has taken a step whose loss is a number."""
+
+    def __init__(self, trainer: "GlueTrainer") -> None:
+        """Keep the trainer, which Trainer doesn't hand to its callbacks."""
+        self.trainer = trainer
 
     def on_step_end(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Delete it; after the first step there is none."""
-        if args.should_save:
-            run_folder.discard_replaced(Path(args.output_dir))
+        folder = Path(args.output_dir)
+        if args.should_save and (folder / run_folder.REPLACED).exists():
+            self.trainer.read_loss_sum()
+            run_folder.discard_replaced(folder)
 
 
 def ends_epoch(state: TrainerState) -> bool:
@@ -149,7 +163,8 @@ class ResumeRepairs(TrainerCallback):
         elif args.eval_strategy == "steps":
             at_end = state.global_step >= state.max_steps
             due = (at_end or state.global_step % state.eval_steps == 0) and args.eval_delay <= state.global_step
-        done = any(entry["step"] == state.global_step and "eval_loss" in entry for entry in state.log_history)
+        loss = f"{next(iter(self.trainer.evaluations), 'eval')}_loss"
+        done = any(entry["step"] == state.global_step and loss in entry for entry in state.log_history)
         if state.global_step and due and not done:
             metrics = self.trainer._evaluate(trial=None, ignore_keys_for_eval=None)
             if self.trainer._determine_best_metric(metrics, trial=None):
@@ -162,21 +177,35 @@ class GlueTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        further_evaluations: dict[str, datasets.Dataset],
+        evaluations: dict[str, datasets.Dataset],
+        eval_predictions: EvalPredictions | None,
         callbacks: list[TrainerCallback],
         **kwargs: Any,
     ) -> None:
-        """Build it; `further_evaluations` maps prefixes of metrics to rows evaluated beside the validation set."""
-        super().__init__(*args, callbacks=[*callbacks, ResumeRepairs(self), FirstStep()], **kwargs)
+        """Build it; `evaluations` maps prefixes of metrics to the rows that are evaluated during the training.
+
+        `eval_predictions`, where given, gets what the model answers on the validation sets.
+        """
+        kwargs["eval_dataset"] = next(iter(evaluations.values()), None)
+        super().__init__(*args, callbacks=[*callbacks, LogLines(), ResumeRepairs(self), FirstStep(self)], **kwargs)
+        for callback in TRAINERS_OWN:
+            self.remove_callback(callback)
+        if not self.args.disable_tqdm:
+            self.add_callback(Bars())
         # Trainer takes RoBERTa's forward for one that divides the loss by the number of items in all of a step's
         # batches. It does not, so with gradient accumulation g or N processes loss and gradients would come out g or N
         # times too large.
         self.model_accepts_loss_kwargs = False
-        self.further_evaluations = further_evaluations
+        # A copy from pinned memory needn't be waited for.
+        self.accelerator.dataloader_config.non_blocking = self.args.dataloader_pin_memory
+        self.evaluations = evaluations
+        self.eval_predictions = eval_predictions
+        self.outputs: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # prefix -> logits and labels of the latest one
         self.history: list[dict[str, float]] = []  # the evaluations during the training
         self.began = 0.0  # time.time() at the start of the training
         self.seconds_before = 0.0  # in training, before it was resumed
-        self.loss_sum = 0.0  # of all steps, those before it was resumed included
+        # Of all steps, those before it was resumed included; on the device, so that no step waits for its loss.
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
         # When it was resumed: the sum of the losses since the last log line, and of how many steps.
         self.unlogged: tuple[float, int] = (0.0, 0)
         self.fixed = adapter_state.describe_fixed(self.model, self.args.seed)
@@ -226,14 +255,20 @@ class GlueTrainer(Trainer):
             self.optimizer = self.lr_scheduler = None
 
     def train(self, resume_from_checkpoint: Path | None = None, **kwargs: Any) -> TrainOutput:
-        """Train; report time and mean loss since the first start, and of all processes, unlike Trainer."""
+        """Train; report time and mean loss since the first start, and of all processes, unlike Trainer.
+
+        Raises DivergedError.
+        """
         progress = resume_from_checkpoint and run_folder.read_json(resume_from_checkpoint / run_folder.PROGRESS_FILE)
         if progress:
-            self.loss_sum, self.seconds_before = progress["loss_sum"], progress["seconds"]
+            self.loss_sum.fill_(progress["loss_sum"])
+            self.seconds_before = progress["seconds"]
             self.unlogged = progress.get("unlogged_loss", 0.0), progress.get("unlogged_steps", 0)
+        if resume_from_checkpoint and self.eval_predictions is not None:
+            self.eval_predictions.recall(resume_from_checkpoint)
         self.began = time.time()
         result = super().train(str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
-        loss = self.mean_over_processes(self.loss_sum) / self.state.global_step
+        loss = self.mean_over_processes(self.read_loss_sum()) / self.state.global_step
         corrected = {"train_runtime": result.metrics["train_runtime"] + self.seconds_before, "train_loss": loss}
         self.state.log_history[-1] |= corrected
         self.history = history_of(self.state.log_history)
@@ -252,25 +287,47 @@ class GlueTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Evaluate; in training (no rows given) on the further sets too, and without moving the random state.
+        """Evaluate; in training (no rows given) on every set, and without moving the random state.
 
         A data loader draws a number whenever it starts: without the fork, looking at a run would change it.
         """
         plain_loss = adalora.task_loss_alone if adalora.is_adalora(self.model) else contextlib.nullcontext
         with plain_loss(self.model):
             if eval_dataset is None:
-                return self.evaluate_in_training(ignore_keys, metric_key_prefix)
+                return self.evaluate_in_training(ignore_keys)
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
             metrics.pop(f"{metric_key_prefix}_model_preparation_time", None)  # where nothing was trained
             return metrics
 
-    def evaluate_in_training(self, ignore_keys: list[str] | None, metric_key_prefix: str) -> dict[str, float]:
+    def evaluate_in_training(self, ignore_keys: list[str] | None) -> dict[str, float]:
         """Evaluate on every set without moving the random state."""
         with torch.random.fork_rng(devices=[]):
-            metrics = super().evaluate(None, ignore_keys, metric_key_prefix)
-            for prefix, rows in self.further_evaluations.items():
+            metrics: dict[str, float] = {}
+            for prefix, rows in self.evaluations.items():
                 metrics |= super().evaluate(rows, ignore_keys, prefix)
+        suffixes = [prefix.removeprefix("eval") for prefix in self.evaluations if prefix != "eval_selection"]
+        if self.eval_predictions is not None and suffixes:
+            (entry,) = history_of([metrics | {"step": self.state.global_step}])
+            self.eval_predictions.add(entry, {suffix: self.outputs[f"eval{suffix}"] for suffix in suffixes})
         return metrics
+
+    def conclude(
+        self, final: dict[str, float], outputs: dict[str, tuple[np.ndarray, np.ndarray]], task: Task
+    ) -> Scores | None:
+        """Return the scores of a run that trained, and write what it answered on the validation sets.
+
+        Of the saved model `final` are the metrics, and `outputs` logits and labels of each validation set, by suffix.
+        """
+        scores, epoch, saves_best = None, self.state.epoch or 0.0, self.args.load_best_model_at_end
+        if self.state.global_step:  # trained in this start, or an earlier one
+            scores = choose_scores(self.history, final, epoch, task.main_metric, task.greater_is_better, saves_best)
+        if self.eval_predictions is not None and outputs:
+            if ends_history(self.history, final, saves_best):
+                self.eval_predictions.add({"epoch": epoch, **without_timings(final)}, outputs)
+            self.eval_predictions.settle()
+            if self.args.should_save:
+                self.eval_predictions.save(Path(self.args.output_dir), scores or {"last": {"epoch": epoch}})
+        return scores
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Run Trainer's loop; with several processes, let the loss be the mean over the rows, each once.
@@ -278,6 +335,8 @@ class GlueTrainer(Trainer):
         Trainer then averages batches' means, those with rows that only fill the last batch up among them.
         """
         output = super().evaluation_loop(*args, **kwargs)
+        if output.label_ids is not None:
+            self.outputs[kwargs["metric_key_prefix"]] = finite_logits(output.predictions), output.label_ids
         names = [name for name in output.metrics if name.endswith("_loss")]
         if self.args.world_size > 1 and names and output.label_ids is not None:
             logits, labels = torch.as_tensor(finite_logits(output.predictions)), torch.as_tensor(output.label_ids)
@@ -291,14 +350,34 @@ class GlueTrainer(Trainer):
         smoothing = self.args.label_smoothing_factor
         return nn.functional.cross_entropy(logits.double(), labels.long(), label_smoothing=smoothing)
 
+    def _get_eval_sampler(self, eval_dataset: datasets.Dataset) -> torch.utils.data.Sampler | None:
+        """Return Trainer's sampler for evaluations, which keeps the rows' order.
+
+        With --train_sampling_strategy group_by_length Trainer would sort them by length, and its predictions too.
+        """
+        return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run one forward and backward pass; raises DivergedError."""
+        """Run one forward and backward pass, and add its loss up."""
         loss = super().training_step(*args, **kwargs)
-        value = loss.item()  # on a GPU the one wait of a step
-        if not math.isfinite(value):
-            raise DivergedError(f"the training loss is {value} at step {self.state.global_step + 1}")
-        self.loss_sum += value
+        self.loss_sum += loss
         return loss
+
+    def read_loss_sum(self) -> float:
+        """Return the sum of all steps' losses. Raises DivergedError where one of them was no number.
+
+        A sum that is NaN or infinite stays so. A GPU is waited for here, and so only where Trainer does that anyway.
+        """
+        value = self.loss_sum.item()
+        if not math.isfinite(value):
+            raise DivergedError(f"the training loss is {value} at step {self.state.global_step} or before")
+        return value
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save as Trainer does, but nothing of a training that has diverged."""
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.read_loss_sum()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Train an epoch; Trainer itself would go on for a step where it resumes after the last one in mid-epoch."""
@@ -317,7 +396,7 @@ class GlueTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Save with the checkpoint the sums of losses and the seconds, which Trainer counts from its last start."""
         so_far = {
-            "loss_sum": self.mean_over_processes(self.loss_sum),
+            "loss_sum": self.mean_over_processes(self.read_loss_sum()),
             "unlogged_loss": self.mean_over_processes(self._tr_loss.item()),
             "unlogged_steps": self.state.global_step - self._globalstep_last_logged,
             "seconds": self.seconds_before + time.time() - self.began,
@@ -327,6 +406,8 @@ class GlueTrainer(Trainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             run_folder.write_json(folder / run_folder.PROGRESS_FILE, so_far)
+            if self.eval_predictions is not None:
+                self.eval_predictions.save(folder)
             if isinstance(self.model, PeftModel):
                 adapter_state.save_trained_state(self.model, folder)
         super()._save_checkpoint(model, trial)

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from glue_peft import run_folder
+from glue_peft import eval_predictions, run_folder
 from glue_peft.errors import UsageError, run_script
 from glue_peft.tables.health import health_lines
 from glue_peft.tables.results import Results, add_arguments, read_results
@@ -89,11 +90,17 @@ def without_timings(content: object) -> object:
 
 
 def assert_same_results(left: Path, right: Path) -> None:
-    """Compare weights to the bit, and every number in the result files."""
+    """Compare weights and predictions to the bit, and every number in the result files."""
     assert equal(saved_weights(left), saved_weights(right))
-    for name in ("train_results.json", "eval_results.json", "all_results.json"):
+    names = [sorted(path.name for path in folder.glob("*_results.json")) for folder in (left, right)]
+    assert names[0] == names[1] and len(names[0]) == 3  # of training, of an evaluation, of both
+    for name in names[0]:
         assert without_timings(read(left / name)) == without_timings(read(right / name)), name
     assert read(left / "run.json")["scores"] == read(right / "run.json")["scores"]
+    for name in run_folder.PREDICTIONS_FILES.values():
+        answers = [eval_predictions.load(folder / name) or {} for folder in (left, right)]
+        assert answers[0].keys() == answers[1].keys()
+        assert all(np.array_equal(answers[0][key], answers[1][key]) for key in answers[0]), name
     states = [(folder / "trainer_state.json").read_text().replace(str(folder), "") for folder in (left, right)]
     assert without_timings(json.loads(states[0])) == without_timings(json.loads(states[1]))
 

@@ -53,6 +53,27 @@ def test_one_json_file_instead_of_flags(tiny, tmp_path):
     assert command_of([str(tmp_path / "flags.json")]) == ["--seed", "3", "--target_modules", "query", "value"]
 
 
+def test_later_json_files_and_then_flags_win(tiny, tmp_path):
+    """A shared file, one of this run's, and the command line; what is no file of JSON is named."""
+    (tmp_path / "a.json").write_text(json.dumps({"seed": 1, "rank": 4, "fp16": True, "target_modules": ["query"]}))
+    (tmp_path / "b.json").write_text(json.dumps({"rank": 8}))
+    files = [str(tmp_path / name) for name in ("a.json", "b.json")]
+    written = ["--seed", "1", "--rank", "8", "--fp16", "True", "--target_modules", "query"]
+    assert command_of(files) == written
+    assert command_of([*files, "--seed", "2", "--no_fp16"]) == [
+        "--rank",
+        "8",
+        *written[-2:],
+        "--seed",
+        "2",
+        "--no_fp16",
+    ]
+    *_, args = parse_arguments([files[0], *arguments(tiny, tmp_path / "out", rank=2, seed=3, fp16=False)])
+    assert args.seed == 3
+    with pytest.raises(UsageError, match="gone.json: not a readable file"):
+        parse_arguments([files[0], str(tmp_path / "gone.json")])
+
+
 def test_help_is_a_manual(capsys):
     """The module's docstring, then every flag with its default."""
     with pytest.raises(SystemExit) as stopped:
@@ -85,6 +106,9 @@ def test_help_is_a_manual(capsys):
         ({"seed": 2**32}, "--seed 4294967296: allowed are 0 to 4294967295"),
         ({"learning_rate": 0}, "--learning_rate 0.0: must be above 0"),
         ({"max_train_samples": 0}, "--max_train_samples 0"),
+        ({"pad_to_multiple_of": 0}, "--pad_to_multiple_of 0: must be at least 1"),
+        ({"pad_to_multiple_of": 8, "pad_to_max_length": True}, "--pad_to_multiple_of has no effect with --pad_to_max"),
+        ({"pad_to_multiple_of": 48}, "--pad_to_multiple_of 48: .* 64 tokens would be padded to 96.* allow 64"),
         ({"eval_strategy": "epochs"}, "--eval_strategy.*invalid choice: 'epochs' .choose from 'no', 'steps', 'epoch'"),
         ({"optim": "adam"}, "--optim: invalid choice: 'adam'"),
         ({"do_train": None, "do_eval": None}, "at least one of --do_train"),

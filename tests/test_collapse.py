@@ -14,6 +14,12 @@ MAJORITY = "is not above the share of the most frequent class"
         ("cola", {"eval_matthews_correlation": 0.0}, "eval_matthews_correlation is 0"),
         ("stsb", metrics_of("stsb", 0.0), "eval_pearson is 0"),
         ("stsb", metrics_of("stsb", 0.1) | {"eval_prediction_std": 0.0}, "constant output: eval_prediction_std is 0"),
+        (
+            "stsb",
+            metrics_of("stsb", 0.1) | {"eval_prediction_std": 2e-7},
+            "constant output: eval_prediction_std is 2e-07",
+        ),
+        ("stsb", metrics_of("stsb", 1e-17), "eval_pearson is 0"),
         ("rte", {"eval_accuracy": 0.5271}, f"eval_accuracy, 52.7 %, {MAJORITY}, 52.7 %"),
         ("rte", {"eval_accuracy": 0.4729}, f"eval_accuracy, 47.3 %, {MAJORITY}, 52.7 %"),
         ("rte", {"eval_accuracy": 0.6, "eval_majority_share": 0.6}, f"eval_accuracy, 60.0 %, {MAJORITY}, 60.0 %"),
@@ -60,6 +66,9 @@ def test_collapse_is_judged_by_the_epoch_that_is_reported(tmp_path):
     ("task", "accuracies", "lines"),
     [
         ("mrpc", [279 / 408], ["eval_accuracy, 68.4 %"]),
+        ("mrpc", [0.6838], ["eval_accuracy, 68.4 %"]),
+        ("rte", [0.5271], ["eval_accuracy, 52.7 %"]),  # 146 / 277 is 0.52708
+        ("rte", [147 / 277], []),
         ("mrpc", [280 / 408], []),
         ("wnli", [31 / 71], ["eval_accuracy, 43.7 %"]),  # below the share is no better
         ("mnli", [3479 / 9815, 0.8], ["eval_accuracy, 35.4 %"]),
@@ -82,7 +91,7 @@ def test_on_a_part_of_the_validation_set_the_share_is_not_known(tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     assert health(tmp_path, 1) == [
         "nothing found in 1 run",
-        "not checked: whether 1 run collapsed (no eval_majority_share)",
+        "not checked: collapse (no eval_majority_share: 1 run)",
     ]
 
 

@@ -8,7 +8,7 @@ import sys
 
 import datasets
 import pytest
-from helpers import REPOSITORY, arguments, read
+from helpers import REPOSITORY, arguments, equal, read, saved_weights
 
 import run_glue
 from glue_peft.data import order_of_labels
@@ -102,8 +102,10 @@ def test_a_data_set_by_name(run, tiny):
 def test_local_data_are_never_stale_nor_mixed_up(run, tiny, tmp_path):
     """Two folders of one name and the same modification times, then one of them rewritten in place."""
     first, second = tmp_path / "a" / "glue", tmp_path / "b" / "glue"
-    for folder, task in ((first, "mrpc"), (second, "rte")):
-        shutil.copytree(tiny / "glue" / task, folder / "mrpc")
+    for folder, rows in ((first, "train"), (second, "validation")):
+        shutil.copytree(tiny / "glue" / "mrpc", folder / "mrpc")
+        source = tiny / "glue" / "mrpc" / f"{rows}-00000-of-00001.parquet"
+        shutil.copy(source, folder / "mrpc" / "train-00000-of-00001.parquet")
     records = [read(run(str(i), dataset_path=folder) / "run.json") for i, folder in enumerate((first, second))]
     assert records[0]["data_sha256"]["train"] != records[1]["data_sha256"]["train"]
     old = (first / "mrpc" / "train-00000-of-00001.parquet").stat()
@@ -124,7 +126,7 @@ def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, 
     monkeypatch.setattr(run_glue, "make_trainer", lambda *a: trainers.append(make_trainer(*a)) or trainers[-1])
     flags = {"task_name": task, "max_train_samples": 200, "selection_fraction": 0.25, "num_train_epochs": 4}
     folder = run(load_best_model_at_end=True, **flags)
-    trained, held_out = trainers[0].train_dataset, trainers[0].further_evaluations["eval_selection"]
+    trained, held_out = trainers[0].train_dataset, trainers[0].evaluations["eval_selection"]
     assert (len(trained), len(held_out)) == (150, 50)
     texts = [{str(row["input_ids"] + [row["labels"]]) for row in rows} for rows in (trained, held_out)]
     assert not texts[0] & texts[1]
@@ -137,6 +139,40 @@ def test_selection_holds_rows_out_and_picks_the_epoch_on_them(run, monkeypatch, 
     assert scores["metric"] == f"eval_{key}"
 
 
+@pytest.mark.parametrize("content", [None, b"not parquet"])
+def test_without_do_eval_the_validation_set_is_not_read(run, tiny, tmp_path, content):
+    """It may be missing or broken; the run is the one that evaluates on it too, to the bit."""
+    shutil.copytree(tiny / "glue" / "mrpc", tmp_path / "glue" / "mrpc")
+    (validation,) = (tmp_path / "glue" / "mrpc").glob("validation*")
+    validation.unlink()
+    if content is not None:
+        validation.write_bytes(content)
+    flags = {"selection_fraction": 0.25, "num_train_epochs": 2, "eval_strategy": "epoch"}
+    alone = run("alone", do_eval=None, dataset_path=tmp_path / "glue", **flags)
+    record, both = read(alone / "run.json"), read(run("both", **flags) / "run.json")
+    assert not (alone / "eval_results.json").exists() and "validation" not in record["data_sha256"]
+    assert record["arguments"]["do_eval"] is False and record["scores"]["metric"] == "selection_accuracy"
+    assert not any(name.startswith("eval_") for entry in record["scores"]["history"] for name in entry)
+    assert equal(saved_weights(alone), saved_weights(tmp_path / "both"))
+    for mine, theirs in zip(record["scores"]["history"], both["scores"]["history"], strict=True):
+        assert mine == {name: value for name, value in theirs.items() if not name.startswith("eval_")}
+    assert (
+        read(alone / "selection_results.json")["selection_accuracy"] == record["scores"]["last"]["selection_accuracy"]
+    )
+    assert record["metrics"]["selection_samples"] == 16
+
+
+def test_without_do_eval_a_file_for_it_is_not_read(run, tmp_path):
+    """Neither the user's own."""
+    rows = "".join(f"{text},{label}\n" for label, text in enumerate(["a dull film", "a great film"])) * 20
+    (tmp_path / "train.csv").write_text(f"text,label\n{rows}")
+    (tmp_path / "validation.csv").write_bytes(b"\xff\xfe")
+    files = {"train_file": tmp_path / "train.csv", "validation_file": tmp_path / "validation.csv"}
+    flags = {"task_name": None, "dataset_path": None, "do_eval": None, "selection_fraction": 0.25}
+    scores = read(run(**flags, **files) / "run.json")["scores"]
+    assert 0 <= scores["last"]["selection_accuracy"] <= 1 and "best" not in scores
+
+
 def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):
     """The classes keep their shares, the same seed holds out the same rows, and no row is lost."""
     held_out = []
@@ -144,11 +180,25 @@ def test_selection_is_stratified_and_follows_the_seed(run, monkeypatch):
     monkeypatch.setattr(run_glue, "hold_out", lambda *a: held_out.append(hold_out(*a)) or held_out[-1])
     for seed in (1, 1, 2):
         run(f"{len(held_out)}", seed=seed, selection_fraction=0.1, max_train_samples=500)
-    rows = [parts["selection"]["idx"] for parts in held_out]
+    rows = [parts["selection"]["idx"] for _, parts in held_out]
     assert rows[0] == rows[1] != rows[2]
-    parts = [held_out[0][split]["label"] for split in ("train", "selection")]
+    parts = [held_out[0][1][split]["label"] for split in ("train", "selection")]
     assert abs(sum(parts[0]) / 450 - sum(parts[1]) / 50) < 0.02
-    assert set(held_out[0]["train"]["idx"]) | set(rows[0]) == set(range(500))
+    assert set(held_out[0][1]["train"]["idx"]) | set(rows[0]) == set(range(500))
+
+
+def test_selection_says_how_rows_were_held_out(run, caplog):
+    """In the log and in run.json; by groups where rows share a text, as MRPC's of the test data do."""
+    texts = {}
+    for task in ("mrpc", "cola"):
+        caplog.clear()
+        found = read(run(task, task_name=task, selection_fraction=0.1, max_train_samples=500) / "run.json")["data"]
+        (texts[task],) = (line for line in caplog.messages if line.startswith("selection: 50 of 500 training rows"))
+        assert found["selection"]["rows"] == 50
+        assert f"of the {found['selection']['comparable_rows']} with three or more words" in texts[task]
+    assert "in whole groups of rows that repeat or contain one another" in texts["mrpc"]
+    assert "drawn one by one" in texts["cola"]
+    assert "selection" not in read(run("plain") / "run.json")["data"]
 
 
 # Tokens
@@ -166,7 +216,7 @@ def test_tokenised_data_are_found_again_by_the_next_process(tiny, tmp_path):
 
 
 def test_padding_is_to_the_longest_of_the_batch_unless_asked_for(run, monkeypatch):
-    """And to multiples of 8 in reduced precision."""
+    """And to multiples of 8 in reduced precision, or of what the flag says."""
     widths = []
     training_step = GlueTrainer.training_step
 
@@ -183,6 +233,9 @@ def test_padding_is_to_the_longest_of_the_batch_unless_asked_for(run, monkeypatc
     widths.clear()
     run("reduced", per_device_train_batch_size=2, bf16=True, use_cpu=True)
     assert all(width % 8 == 0 for width in widths)
+    widths.clear()
+    run("chosen", per_device_train_batch_size=2, pad_to_multiple_of=16)
+    assert {width % 16 for width in widths} == {0} and len(set(widths)) > 1
 
 
 def test_too_long_a_max_seq_length_is_clipped_with_a_warning(run, caplog):

@@ -33,6 +33,7 @@ KINDS = (
     "run_glue.py",
     "glue_peft.tables.recipe_page",
     "benchmarks.plot_benchmarks",
+    "benchmarks/gpu.sh",
     "benchmarks.",
     "pytest",
     "make ",
@@ -166,6 +167,16 @@ def test_benchmarks_parse(command, monkeypatch):
     module = words[words.index("-m") + 1]
     monkeypatch.setattr(sys, "argv", words[words.index(module) :])
     assert importlib.import_module(module).parse_arguments()
+
+
+@pytest.mark.parametrize("command", of_kind("benchmarks/gpu.sh"))
+def test_the_gpu_s_script_hands_its_flags_on(command, monkeypatch):
+    """Its first two modules take them."""
+    words = shlex.split(command)
+    assert words[:2] == ["bash", "benchmarks/gpu.sh"] and (REPOSITORY / words[1]).is_file()
+    for name in ("gpu_steps", "gpu_jobs"):
+        monkeypatch.setattr(sys, "argv", [name, *words[2:]])
+        assert importlib.import_module(f"benchmarks.{name}").parse_arguments()
 
 
 @pytest.mark.parametrize("command", of_kind("benchmarks.plot_benchmarks"))

@@ -9,7 +9,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from glue_peft.tables.estimates import Estimate, centre, estimate, median_to_mean, welch, with_seeds
+from glue_peft.tables.estimates import (
+    Estimate,
+    centre,
+    deviation,
+    estimate,
+    holm,
+    interval_half_width,
+    median_to_mean,
+    welch,
+    with_seeds,
+)
 
 SCORES = st.lists(st.floats(0, 1), min_size=2, max_size=8)
 
@@ -80,3 +90,38 @@ def test_standard_errors_by_hand():
     assert Estimate(80, 2.0, 5, "median").variance == pytest.approx(0.8 * 1.1976**2)
     assert Estimate(80, 2.0, 5, step=0.1).variance == pytest.approx((4 + 0.01 / 12) / 5 + 0.01 / 12)
     assert with_seeds(Estimate(80, 2.0, 5), 8).variance == pytest.approx(0.5)
+
+
+def test_holm_by_hand():
+    """0.01 x 3, then the larger of that and 0.03 x 2, then of that and 0.04; a p that is missing counts as a test."""
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.01, None, 0.02]) == pytest.approx([0.03, None, 0.04])
+    assert holm([None]) == [None]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_is_its_definition(ps):
+    """Adjusted p of rank k: the maximum over ranks j <= k of (m - j + 1) p_(j), at most 1."""
+    ranked = sorted(ps)
+    for p, adjusted in zip(ps, holm(ps), strict=True):
+        last = max(index for index, other in enumerate(ranked) if other == p)
+        candidates = [min(1.0, (len(ps) - index) * ranked[index]) for index in range(last + 1)]
+        assert adjusted == pytest.approx(max(candidates))
+
+
+def test_deviation_by_hand():
+    """1, 2, 6: squares 4 + 1 + 9 over 3 or 2; one value has none."""
+    values = [1.0, 2.0, 6.0]
+    assert deviation(values, 0) == pytest.approx(math.sqrt(14 / 3)) and deviation(values, 1) == pytest.approx(7**0.5)
+    assert (deviation([0.5], 0), deviation([0.5], 1)) == (None, None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCORES)
+def test_interval_of_a_mean_is_scipys(values):
+    """Half the width of the 95 % t interval."""
+    assume(statistics.stdev(values) > 1e-6)
+    low, high = stats.ttest_1samp(values, 0).confidence_interval()
+    assert interval_half_width(values) == pytest.approx((high - low) / 2)
+    assert interval_half_width([0.5]) is None and interval_half_width([0.5, 0.5]) is None

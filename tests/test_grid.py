@@ -155,6 +155,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ),
         ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
         ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
+        ({"MPS": "2"}, [], "MPS: 2 is neither 0 nor 1"),
         ({"GPUS": "3-1"}, [], "GPUS: 3-1 is not a list like 0,1,2 or 0-3"),
         ({"GPUS": ","}, [], "GPUS: , is not a list like 0,1,2 or 0-3"),
         ({"SEEDS": "4294967296"}, [], "SEEDS: 4294967296 is above 4294967295"),
@@ -240,6 +241,11 @@ def test_commands_are_complete_in_any_folder(tmp_path):
         ("randlora\tm\tmrpc\t4\n", "the row of randlora, mrpc needs 10 columns, none of them empty"),
         ("randlora\tm\tmrpc\t4\t1\t1\t1\t\t--fp16\tme\n", "the row of randlora, mrpc needs 10 columns"),
         ("randlora\tm\tmrpc\t4\t1\t1\t1\t1\t--fp16\tme\tagain\n", "the row of randlora, mrpc needs 10 columns"),
+        (
+            "lora\tm\tmrpc\t4\t?\t1\t?\t1\t--classifier_learning_rate ? --fp16\tme\n",
+            "own.tsv: the row of lora, m, mrpc has a ? for learning_rate batch --classifier_learning_rate; narrow",
+        ),
+        ("lora\tm\tmrpc\t4\t1\t1\t8*16\t1\t--fp16\tme\n", "batch: 8*16 is not a number of rows, or of devices"),
         ("", "the grid has no line at all"),
     ],
 )

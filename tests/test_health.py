@@ -1,7 +1,9 @@
 """tables/health.py: every run that a reader has to know about is listed with its folder, and no other."""
 
+import json
+
 import pytest
-from helpers import fail_run, health, refusal, write_rows, write_run
+from helpers import fail_run, health, metrics_of, refusal, write_result, write_rows, write_run
 
 
 def test_nothing_to_report(tmp_path):
@@ -29,11 +31,80 @@ def test_dropped_runs_of_a_task_without_a_column_are_listed(tmp_path):
 
 
 def test_what_was_not_checked_is_said(tmp_path):
-    """Without run.json the arguments aren't known."""
+    """Without run.json the arguments aren't known, and eval_results.json may lack what tells of other mistakes."""
     write_rows(tmp_path, {"rte": [0.6, 0.7], "cola": [0.5, 0.6]})
     (tmp_path / "1" / "cola" / "run.json").unlink()
     (tmp_path / "2" / "rte" / "run.json").unlink()
-    assert health(tmp_path, 2)[1:] == ["not checked: the arguments of 2 runs (no run.json)"]
+    assert health(tmp_path, 2)[1:] == [
+        "not checked: arguments (no run.json: 2 runs), epochs (no epoch: 2 runs), rows (no eval_samples: 2 runs), "
+        "copies (no eval_loss: 2 runs)"
+    ]
+
+
+def write_bare(root, seed, task, score, **more):
+    """Write an eval_results.json as Hugging Face's example leaves it, and no run.json."""
+    rows = {"rte": 277, "mrpc": 408}[task]
+    results = {"epoch": 10.0, "eval_loss": 0.5 + score / 7, "eval_runtime": 1.5, "eval_samples": rows} | more
+    return write_result(root, seed, task, json.dumps(metrics_of(task, score) | results))
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({}, None),
+        ({"epoch": 3.0}, "epoch 3, not 10"),
+        ({"eval_samples": 64}, "eval_samples 64, not 277"),
+        ({"eval_runtime": 9.0}, None),
+    ],
+)
+def test_files_without_a_record_are_compared(tmp_path, more, reason):
+    """Epochs and rows are in eval_results.json itself; runs that are as they should be leave nothing unchecked."""
+    for seed, score in enumerate((0.6, 0.61, 0.62), start=1):
+        write_bare(tmp_path, seed, "rte", score, **more if seed == 3 else {})
+    expected = "nothing found in 3 runs" if reason is None else f"differs from its row: {tmp_path}/3/rte: {reason}"
+    found, unchecked = health(tmp_path, 3)
+    assert found == expected and unchecked.startswith("not checked: arguments (no run.json: 3 runs)")
+
+
+def test_rows_of_another_number_than_glues(tmp_path):
+    """All runs on 64 rows agree with each other, and not with the validation set; then the share isn't known."""
+    for seed, score in enumerate((0.5, 0.61), start=1):
+        write_bare(tmp_path, seed, "rte", score, eval_samples=64)
+    assert health(tmp_path, 2) == [
+        f"evaluated on 64 rows, where GLUE's rte has 277: {tmp_path}",
+        "not checked: arguments (no run.json: 2 runs), collapse (no eval_majority_share: 2 runs)",
+    ]
+
+
+def test_copied_files(tmp_path):
+    """Seeds with the same score and loss to all digits are one file, also where only the time is there to tell."""
+    for seed in (1, 2, 3):
+        write_bare(tmp_path, seed, "mrpc", 0.8)
+        write_bare(tmp_path, seed, "rte", 0.6, eval_loss=None, eval_runtime=1.4142 if seed < 3 else 1.4143)
+    assert health(tmp_path, 3)[:3] == [
+        f"repeated, counted: {tmp_path}/2/mrpc (score and eval_loss of {tmp_path}/1/mrpc)",
+        f"repeated, counted: {tmp_path}/3/mrpc (score and eval_loss of {tmp_path}/1/mrpc)",
+        f"repeated, counted: {tmp_path}/2/rte (score and eval_runtime of {tmp_path}/1/rte)",
+    ]
+
+
+def test_copied_records(tmp_path):
+    """The same of run.json's scores; equal scores with other losses are chance."""
+    for seed, loss in ((1, 0.123456), (2, 0.123456), (3, 0.123457)):
+        metrics = metrics_of("rte", 0.6) | {"eval_loss": loss}
+        write_run(tmp_path, seed, "rte", 0.6, scores={"last": metrics})
+    assert health(tmp_path, 3) == [
+        f"repeated, counted: {tmp_path}/2/rte (score and eval_loss of {tmp_path}/1/rte)",
+    ]
+
+
+def test_a_score_that_is_no_number(tmp_path):
+    """SciPy's Spearman of a constant output is NaN; Pearson, which is reported, stands beside it."""
+    for seed, spearman in ((1, 0.8), (2, float("nan"))):
+        metrics = {"eval_pearson": 0.8, "eval_spearmanr": spearman}
+        write_result(tmp_path, seed, "stsb", json.dumps(metrics))
+    lines = health(tmp_path, 2, "--stsb_metric", "pearson")
+    assert lines[0] == f"diverged, counted: {tmp_path}/2/stsb (eval_spearmanr is nan)"
 
 
 def test_diverged_and_failed(tmp_path):

@@ -21,7 +21,8 @@ from glue_peft.tasks import PAPER_TASKS, main_metric
 
 SCRIPT = Path(parse_results.__file__)
 # Two seeds of two tasks. mrpc: mean 88, deviations 1 and 1. cola: mean 61.4, deviations 1.4 and 1.4.
-# The per-seed averages are 73.5 and 75.9: mean 74.7, deviations 1.2 and 1.2.
+# The per-seed averages are 73.5 and 75.9: mean 74.7, deviations 1.2 and 1.2. Below five seeds it is the sample's
+# deviation that is printed, for two of them sqrt(2) times these: 1.4, 2.0, 1.7.
 TWO_TASKS = {"mrpc": [0.87, 0.89], "cola": [0.600, 0.628]}
 
 
@@ -33,7 +34,7 @@ def parsed(capsys: pytest.CaptureFixture, *argv: object) -> tuple[int, list[str]
 def test_full_table_by_hand(tmp_path, capsys):
     """All six tasks and three seeds give exactly the lines worked out by hand, in the paper's order."""
     # Deviations from the mean, points: sst2 -1 0 1, mrpc -2 1 1, cola 0 0 0, qnli -3 0 3, rte 6 -3 -3, stsb 0 2 -2.
-    # Population std: sqrt of 2/3, 6/3, 0, 18/3, 54/3, 8/3 = 0.8, 1.4, 0.0, 2.4, 4.2, 1.6 (the sample's 1.0, 1.7, ...).
+    # Sample std: sqrt of 2/2, 6/2, 0, 18/2, 54/2, 8/2 = 1.0, 1.7, 0.0, 3.0, 5.2, 2.0 (the population's 0.8, 1.4, ...).
     # Each seed's scores sum to 480, so all three averages are 80.
     write_tree(
         tmp_path / "lora4",
@@ -49,18 +50,19 @@ def test_full_table_by_hand(tmp_path, capsys):
     status, out, err = parsed(capsys, tmp_path / "lora4", 3)
     assert (status, err) == (0, [])
     assert out == [
-        "mean ± population std over 3 seeds, in percent; last epoch as evaluated; STS-B: combined score; "
+        "mean ± sample std over 3 seeds, in percent; evaluated model, epoch unknown; STS-B: combined score; "
         "MNLI starts unknown",
         r"name | sst2 | mrpc | cola | qnli | rte | stsb | avg \\",
-        r"lora4 | 92.0 ± 0.8 | 80.0 ± 1.4 | 60.0 ± 0.0 | 90.0 ± 2.4 | 70.0 ± 4.2 | 88.0 ± 1.6 | 80.0 ± 0.0 \\",
+        r"lora4 | 92.0 ± 1.0 | 80.0 ± 1.7 | 60.0 ± 0.0 | 90.0 ± 3.0 | 70.0 ± 5.2 | 88.0 ± 2.0 | 80.0 ± 0.0 \\",
         "health: nothing found in 18 runs",
-        "health: not checked: the arguments of 18 runs (no run.json)",
+        "health: not checked: arguments (no run.json: 18 runs), rows (no eval_samples: 18 runs), "
+        "copies (no eval_loss: 18 runs)",
     ]
 
 
 def test_average_is_over_seeds_not_over_deviations(tmp_path, capsys):
     """The average's deviation is that of the per-seed averages: 1.2 here, where both tasks move together."""
-    status, out, _ = parsed(capsys, write_tree(tmp_path / "vera256", TWO_TASKS), 2)
+    status, out, _ = parsed(capsys, write_tree(tmp_path / "vera256", TWO_TASKS), 2, "--ddof", 0)
     assert status == 0
     assert out[1:3] == [r"name | mrpc | cola | avg \\", r"vera256 | 88.0 ± 1.0 | 61.4 ± 1.4 | 74.7 ± 1.2 \\"]
 
@@ -77,12 +79,12 @@ def test_manual_shows_what_is_printed(tmp_path, capsys):
 
 
 def test_one_seed(tmp_path, capsys):
-    """One seed has a deviation of zero and a caption in the singular; seeds above NSEEDS are not read."""
+    """One seed has no deviation and a caption in the singular; seeds above NSEEDS are not read."""
     write_tree(tmp_path, {"mrpc": [0.875, 0.1]})
     status, out, _ = parsed(capsys, tmp_path, 1)
     assert status == 0
-    assert "over 1 seed," in out[0]
-    assert out[2].endswith(r" | 87.5 ± 0.0 | 87.5 ± 0.0 \\")
+    assert out[0].startswith("mean over 1 seed,")
+    assert out[2].endswith(r" | 87.5 | 87.5 \\")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_stsb_metric(tmp_path, capsys, metric, value, named):
     status, out, _ = parsed(capsys, tmp_path / "a", 1, "--stsb_metric", metric)
     assert status == 0
     assert out[0].endswith(f"; STS-B: {named}; MNLI starts unknown")
-    assert out[2] == rf"a | {value} ± 0.0 | {value} ± 0.0 \\"
+    assert out[2] == rf"a | {value} | {value} \\"
 
 
 def test_mrpc_and_cola_report_the_protocols_metric(tmp_path, capsys):
@@ -105,22 +107,22 @@ def test_mrpc_and_cola_report_the_protocols_metric(tmp_path, capsys):
     write_result(tmp_path / "a", 1, "mrpc", json.dumps(mrpc))
     write_result(tmp_path / "a", 1, "cola", json.dumps({"eval_accuracy": 0.9, "eval_matthews_correlation": 0.5}))
     _, out, _ = parsed(capsys, tmp_path / "a", 1)
-    assert out[2] == r"a | 70.0 ± 0.0 | 50.0 ± 0.0 | 60.0 ± 0.0 \\"
+    assert out[2] == r"a | 70.0 | 50.0 | 60.0 \\"
 
 
 def test_negative_correlation_and_no_negative_zero(tmp_path, capsys):
     """CoLA may be negative; a mean that rounds to zero prints as 0.0."""
     _, out, _ = parsed(capsys, write_tree(tmp_path / "a", {"cola": [-0.123]}), 1)
-    assert out[2] == r"a | -12.3 ± 0.0 | -12.3 ± 0.0 \\"
+    assert out[2] == r"a | -12.3 | -12.3 \\"
     _, out, _ = parsed(capsys, write_tree(tmp_path / "b", {"cola": [-0.0002]}), 1)
-    assert out[2] == r"b | 0.0 ± 0.0 | 0.0 ± 0.0 \\"
+    assert out[2] == r"b | 0.0 | 0.0 \\"
 
 
 def test_correlation_just_past_one(tmp_path, capsys):
     """A correlation that rounding carried past 1 is a perfect one, not an error."""
     status, out, _ = parsed(capsys, write_tree(tmp_path / "a", {"stsb": [1.0000000000000002]}), 1)
     assert status == 0
-    assert out[2] == r"a | 100.0 ± 0.0 | 100.0 ± 0.0 \\"
+    assert out[2] == r"a | 100.0 | 100.0 \\"
 
 
 def test_name_is_the_last_component(tmp_path, capsys, monkeypatch):
@@ -177,7 +179,7 @@ def test_unreadable_file_is_an_error_and_can_be_ignored(tmp_path, capsys, conten
     assert err[1].startswith(f"  {path}: ")
     assert reason in err[1]
 
-    status, out, err = parsed(capsys, tmp_path / "a", 3, "--allow_missing")
+    status, out, err = parsed(capsys, tmp_path / "a", 3, "--allow_missing", "--ddof", 0)
     assert status == 0
     assert out[2] == r"a | 70.0 ± 0.0 | 70.0 ± 10.0 (n=2) | 70.0 ± 5.0 (n=2) \\"
     assert len(err) == 2
@@ -224,7 +226,7 @@ def test_every_missing_file_is_named(tmp_path, capsys):
 def test_allow_missing_uses_complete_seeds_for_the_average(tmp_path, capsys):
     """Each short cell shows its n; the average takes the seeds that have every task, and a line says how many."""
     root = write_tree(tmp_path / "a", {"mrpc": [0.70, 0.80, None], "rte": [0.60, 0.80, 0.90]})
-    status, out, err = parsed(capsys, root, 3, "--allow_missing")
+    status, out, err = parsed(capsys, root, 3, "--allow_missing", "--ddof", 0)
     assert (status, err) == (0, [])
     # rte: mean 76.67, deviations -16.67, 3.33, 13.33 -> sqrt(466.7 / 3) = 12.47. Averages of seeds 1 and 2: 65, 80.
     assert out[0].startswith("mean ± population std over up to 3 seeds,")
@@ -237,7 +239,7 @@ def test_allow_missing_without_a_complete_seed(tmp_path, capsys):
     root = write_tree(tmp_path / "a", {"mrpc": [0.70, None], "rte": [None, 0.80]})
     status, out, _ = parsed(capsys, root, 2, "--allow_missing")
     assert status == 0
-    assert out[2] == r"a | 70.0 ± 0.0 (n=1) | 80.0 ± 0.0 (n=1) | - \\"
+    assert out[2] == r"a | 70.0 (n=1) | 80.0 (n=1) | - \\"
     assert out[3].startswith("avg covers 0 of 2 seeds")
 
 
@@ -274,14 +276,16 @@ def test_bad_seeds(tmp_path, capsys, text):
 @pytest.mark.parametrize(
     ("text", "cells", "over"),
     [
-        ("2", "60.5 ± 0.5 | 60.5 ± 0.5", "over 2 seeds, in"),  # seeds 1 and 2: 60, 61
-        ("3-5", "63.0 ± 0.8 | 63.0 ± 0.8", "over 3 seeds (3 to 5), in"),  # 62, 63, 64: sqrt(2/3)
-        ("1,3", "61.0 ± 1.0 | 61.0 ± 1.0", "over 2 seeds (1, 3), in"),  # 60, 62
-        ("1, 3", "61.0 ± 1.0 | 61.0 ± 1.0", "over 2 seeds (1, 3), in"),
-        ("1 3-3", "61.0 ± 1.0 | 61.0 ± 1.0", "over 2 seeds (1, 3), in"),
-        ("4-4", "63.0 ± 0.0 | 63.0 ± 0.0", "over 1 seed (4), in"),
-        ("1-2", "60.5 ± 0.5 | 60.5 ± 0.5", "over 2 seeds, in"),
-        ("1-2,5", "61.7 ± 1.7 | 61.7 ± 1.7", "over 3 seeds (1, 2, 5), in"),  # 60, 61, 64: sqrt(26/9)
+        ("5", "62.0 ± 1.4 | 62.0 ± 1.4", "population std over 5 seeds, in"),  # 60 to 64: sqrt(10/5), not sqrt(10/4)
+        ("1-4", "61.5 ± 1.3 | 61.5 ± 1.3", "sample std over 4 seeds, in"),  # 60 to 63: sqrt(5/3), not sqrt(5/4)
+        ("2", "60.5 ± 0.7 | 60.5 ± 0.7", "over 2 seeds, in"),  # seeds 1 and 2: 60, 61
+        ("3-5", "63.0 ± 1.0 | 63.0 ± 1.0", "over 3 seeds (3 to 5), in"),  # 62, 63, 64
+        ("1,3", "61.0 ± 1.4 | 61.0 ± 1.4", "over 2 seeds (1, 3), in"),  # 60, 62
+        ("1, 3", "61.0 ± 1.4 | 61.0 ± 1.4", "over 2 seeds (1, 3), in"),
+        ("1 3-3", "61.0 ± 1.4 | 61.0 ± 1.4", "over 2 seeds (1, 3), in"),
+        ("4-4", "63.0 | 63.0", "over 1 seed (4), in"),
+        ("1-2", "60.5 ± 0.7 | 60.5 ± 0.7", "over 2 seeds, in"),
+        ("1-2,5", "61.7 ± 2.1 | 61.7 ± 2.1", "over 3 seeds (1, 2, 5), in"),  # 60, 61, 64: sqrt(26/6)
     ],
 )
 def test_which_seeds(tmp_path, capsys, text, cells, over):
@@ -336,7 +340,7 @@ def test_ascii_locale_and_odd_names(tmp_path, name):
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     command = [sys.executable, str(SCRIPT), os.fsencode(tmp_path) + b"/" + name, "2"]
     done = subprocess.run(command, env=environment, capture_output=True, check=True)
-    assert done.stdout.splitlines()[2] == name + r" | 88.0 ± 1.0 | 61.4 ± 1.4 | 74.7 ± 1.2 \\".encode()
+    assert done.stdout.splitlines()[2] == name + r" | 88.0 ± 1.4 | 61.4 ± 2.0 | 74.7 ± 1.7 \\".encode()
 
 
 def test_standard_library_only(tmp_path):
@@ -364,20 +368,26 @@ TREES = st.dictionaries(st.sampled_from(PAPER_TASKS), st.lists(CONTENTS, min_siz
 
 
 def expected_cells(tree: dict[str, list]) -> list[tuple[float, float, int]]:
-    """Work out mean, std (both in percent) and n of each column with NumPy; NaN stands for what can't be used."""
+    """Work out mean, std (both in percent) and n of each column with NumPy; NaN stands for what can't be used.
+
+    Of three seeds it is the sample's deviation; a single value prints none, here 0.
+    """
     tasks = [task for task in PAPER_TASKS if any(isinstance(value, float) for value in tree.get(task, []))]
     table = np.array([[value if isinstance(value, float) else np.nan for value in tree[task]] for task in tasks])
     columns = [100 * row[~np.isnan(row)] for row in [*table, table.mean(axis=0)]]
-    return [(column.mean(), column.std(), len(column)) if len(column) else (0.0, 0.0, 0) for column in columns]
+    return [
+        (column.mean(), column.std(ddof=len(column) > 1), len(column)) if len(column) else (0.0, 0.0, 0)
+        for column in columns
+    ]
 
 
 def printed_cells(row: str) -> list[tuple[float, float, int]]:
     """Read mean, std and n of each column back from a printed row of three seeds."""
     cells = []
     for text in row.removesuffix(r" \\").split(" | ")[1:]:
-        match = re.fullmatch(r"(\d+\.\d) ± (\d+\.\d)(?: \(n=([12])\))?", text)
+        match = re.fullmatch(r"(\d+\.\d)(?: ± (\d+\.\d))?(?: \(n=([12])\))?", text)
         cells.append(
-            (float(match[1]), float(match[2]), int(match[3] or 3)) if match else (0.0, 0.0, text.count("-") - 1)
+            (float(match[1]), float(match[2] or 0), int(match[3] or 3)) if match else (0.0, 0.0, text.count("-") - 1)
         )
     return cells
 
@@ -426,9 +436,9 @@ FOUR = {"mrpc": [0.80, 0.86, 0.90, 0.90], "rte": [0.60, 0.70, 0.70, 0.80]}
         # mrpc: mean 86.5, deviations -6.5 -.5 3.5 3.5: squares sum to 67, sqrt(67/4) = 4.09, sqrt(67/3) = 4.73.
         # rte: mean 70, deviations -10 0 0 10: sqrt(200/4) = 7.07, sqrt(200/3) = 8.16.
         # averages 70, 78, 80, 85: mean 78.25, squares 68.06 + .06 + 3.06 + 45.56 = 116.75: 5.40, 6.24; median 79.
-        ([], "86.5 ± 4.1 | 70.0 ± 7.1 | 78.2 ± 5.4"),
-        (["--ddof", "1"], "86.5 ± 4.7 | 70.0 ± 8.2 | 78.2 ± 6.2"),
-        (["--statistic", "median"], "88.0 ± 4.1 | 70.0 ± 7.1 | 79.0 ± 5.4"),
+        (["--ddof", "0"], "86.5 ± 4.1 | 70.0 ± 7.1 | 78.2 ± 5.4"),
+        ([], "86.5 ± 4.7 | 70.0 ± 8.2 | 78.2 ± 6.2"),
+        (["--statistic", "median", "--ddof", "0"], "88.0 ± 4.1 | 70.0 ± 7.1 | 79.0 ± 5.4"),
         (["--statistic", "median", "--ddof", "1"], "88.0 ± 4.7 | 70.0 ± 8.2 | 79.0 ± 6.2"),
     ],
 )
@@ -437,14 +447,18 @@ def test_statistics_by_hand(tmp_path, capsys, flags, row):
     root = write_tree(tmp_path / "a", FOUR)
     _, out, _ = parsed(capsys, root, 4, *flags)
     assert out[2] == rf"a | {row} \\"
-    statistic, std = ("median" if "median" in flags else "mean"), ("sample" if "1" in flags else "population")
+    statistic, std = ("median" if "median" in flags else "mean"), ("population" if "0" in flags else "sample")
     assert out[0].startswith(f"{statistic} ± {std} std over 4 seeds, in percent; ")
 
 
-def test_sample_deviation_of_one_seed(tmp_path, capsys):
-    """There is none: a dash, not a zero."""
-    _, out, _ = parsed(capsys, write_tree(tmp_path / "a", {"rte": [0.7]}), 1, "--ddof", "1")
-    assert out[2] == r"a | 70.0 ± - | 70.0 ± - \\"
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_one_seed_has_no_deviation(tmp_path, capsys, ddof):
+    """Whichever is asked for; one seed of five has none either, among population's deviations."""
+    _, out, _ = parsed(capsys, write_tree(tmp_path / "a", {"rte": [0.7]}), 1, "--ddof", ddof)
+    assert out[2] == r"a | 70.0 | 70.0 \\"
+    write_tree(tmp_path / "a", {"mrpc": FIVE})
+    _, out, _ = parsed(capsys, tmp_path / "a", 5, "--allow_missing")
+    assert out[2] == r"a | 72.0 ± 1.4 | 70.0 (n=1) | 70.0 (n=1) \\"
 
 
 def test_mnli_in_one_column(tmp_path, capsys):
@@ -456,7 +470,7 @@ def test_mnli_in_one_column(tmp_path, capsys):
     _, out, _ = parsed(capsys, root, 2, "--tasks", "mnli,rte")
     assert out[1].startswith("name | mnli | rte | avg | ")
     # Seeds: mnli 85 and 89, so averages 80 and 82.
-    assert out[2].startswith("a | 85.0/89.0 ± 1.0/3.0 | 75.0 ± 0.0 | 81.0 ± 1.0 | ")
+    assert out[2].startswith("a | 85.0/89.0 ± 1.4/4.2 | 75.0 ± 0.0 | 81.0 ± 1.4 | ")
 
 
 @pytest.mark.parametrize(
@@ -472,7 +486,7 @@ def test_epochs(tmp_path, capsys, flags, score, named):
     scores = {"last": metrics_of("rte", 0.7), "best": metrics_of("rte", 0.8), "selected": metrics_of("rte", 0.75)}
     write_run(tmp_path / "a", 1, "rte", 0.8, scores=scores)
     _, out, _ = parsed(capsys, tmp_path / "a", 1, *flags)
-    assert out[2].startswith(f"a | {score} ± 0.0 | ")
+    assert out[2].startswith(f"a | {score} | ")
     assert named in out[0]
 
 
@@ -499,66 +513,119 @@ def rows_of(out: list[str]) -> list[list[str]]:
     return [line.removesuffix(r" \\").split(" | ") for line in out if line.endswith(r" \\")]
 
 
+def tables_of(out: list[str]) -> list[list[list[str]]]:
+    """Return the rows of every table that is printed, each without its header."""
+    tables: list[list[list[str]]] = []
+    for cells in rows_of(out):
+        if cells[0] in ("name", "task"):
+            tables.append([])
+        else:
+            tables[-1].append(cells)
+    return tables
+
+
 def test_comparison_by_hand(tmp_path, capsys):
-    """Differences 4 5 6 5 5: mean 5, s .7071, t 15.81, p 9.4e-5, doubled by Holm; the signs reach 2/32 at best."""
+    """The two tasks and avg are one family of three."""
     write_rows(tmp_path / "a", {"mrpc": FIVE, "rte": FIVE})
     better = {"mrpc": shifted([0.04, 0.05, 0.06, 0.05, 0.05]), "rte": shifted([0.01, -0.01, 0.02, -0.02, 0.01])}
     write_rows(tmp_path / "b", better)
     status, out, err = parsed(capsys, tmp_path / "a", tmp_path / "b", 5)
     assert (status, err) == (0, [])
-    title = next(line for line in out if line.startswith("b minus a, paired by seed"))
-    assert "Holm over 2 tasks" in title
-    mrpc, rte, average = rows_of(out)[-3:]
+    title = next(line for line in out if line.startswith("b minus a: "))
+    assert "after Holm over all 3 comparisons of this output (1 row with the first, in 2 tasks and avg)" in title
+    mrpc, rte, average = tables_of(out)[1]
+    # mrpc: 74 76 78 78 79 against 70 to 74: variances 4 and 2.5, t = 5 / sqrt(1.3) = 4.385 on 1.3^2 / (0.8^2 / 4 +
+    # 0.5^2 / 4) = 7.6 degrees of freedom, whose 97.5 % quantile is 2.327. Of the C(10, 5) = 252 splits only those that
+    # exchange the two 74 are as far apart, and their opposites. The paired differences 4 5 6 5 5: s .7071, t 15.81.
     assert mrpc == [
-        "mrpc", "5", "5.0", "4.1 to 5.9", "<0.0001", "0.0002", "0.0625 (at least 0.0625)",
-        "b is better, by the t-test alone",
+        "mrpc", "5", "5.0", "2.3 to 7.7", "0.0026", "0.0079", "<0.0001", "0.0159 (at least 0.0079)", "b is better",
     ]  # fmt: skip
-    # rte: 1 -1 2 -2 1: mean .2, s sqrt(10.8/4) = 1.643, half width 2.776 x 1.643 / sqrt(5) = 2.04; the sum of 1 is
-    # reached or passed, on either side, by all patterns, as all sums are odd.
-    assert rte[:4] == ["rte", "5", "0.2", "-1.8 to 2.2"]
-    assert rte[6:] == ["1.0000 (at least 0.0625)", "no difference shown"]
-    assert average[0] == "avg" and average[5] == "-"
+    # rte: 71 70 74 71 75: variances 4.7 and 2.5, half width 2.344 x 1.2.
+    assert rte[:4] == ["rte", "5", "0.2", "-2.6 to 3.0"] and rte[-1] == "no difference shown"
+    assert average[0] == "avg" and average[2] == "2.6"
 
 
-def test_permutation_test_can_confirm_with_more_seeds(tmp_path, capsys):
-    """With six seeds 2/64 is below 0.05, and the verdict needs no restriction; the worse row isn't called better."""
-    write_rows(tmp_path / "a", {"rte": [*FIVE, 0.75]})
-    write_rows(tmp_path / "b", {"rte": [value - 0.1 + 0.001 * i for i, value in enumerate([*FIVE, 0.75])]})
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 6)
-    assert rows_of(out)[-2][-2:] == ["0.0312 (at least 0.0312)", "a is better"]
-    for name in "ab":  # a second task doubles that p as it doubles the t-test's
-        write_rows(tmp_path / name, {"mrpc": [*FIVE, 0.75]})
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 6)
-    assert rows_of(out)[-2][-2:] == ["0.0312 (at least 0.0312)", "a is better, by the t-test alone"]
+def test_the_family_is_the_whole_output(tmp_path, capsys):
+    """A difference between two rows is shown, until two more rows are compared along with them."""
+    write_rows(tmp_path / "a", {"mrpc": FIVE, "rte": FIVE})
+    for name, step in (("b", 0.04), ("c", 0.0), ("d", 0.0)):
+        write_rows(tmp_path / name, {"mrpc": [value + step for value in FIVE], "rte": FIVE})
+    two = tables_of(parsed(capsys, tmp_path / "a", tmp_path / "b", 5)[1])
+    four = tables_of(parsed(capsys, *(tmp_path / name for name in "abcd"), 5)[1])
+    assert two[1][0][4] == four[1][0][4] == "0.0039"  # t = 4 on 8 degrees of freedom
+    assert two[1][0][5] == "0.0118" and two[1][0][-1] == "b is better"
+    assert four[1][0][5] == "0.0355" and four[1][0][-1] == "b is better, by the t-test alone"
+    assert four[1][0][7] == two[1][0][7]
+    _, out, _ = parsed(capsys, *(tmp_path / name for name in "abcd"), 5, "--all_pairs")
+    every = tables_of(out)
+    assert "all 18 comparisons of this output (all 6 pairs of 4 rows, in 2 tasks and avg)" in "\n".join(out)
+    assert len(every) == 7 and every[1][0][5] == "0.0711" and every[1][0][-1] == "no difference shown"
+
+
+def test_a_permutation_test_confirms(tmp_path, capsys):
+    """Five seeds that are all better reach 2 / C(10, 5): in a family of 3 that is enough, in one of 9 it isn't."""
+    for name, step in (("a", 0), ("b", -0.1), ("c", -0.1), ("d", -0.1)):
+        write_rows(tmp_path / name, {"mrpc": [value + step for value in FIVE], "rte": FIVE})
+    for names, verdict in (("ab", "a is better"), ("abcd", "a is better, by the t-test alone")):
+        _, out, _ = parsed(capsys, *(tmp_path / name for name in names), 5)
+        assert tables_of(out)[1][0][-2:] == ["0.0079 (at least 0.0079)", verdict]
+
+
+def test_power_lines(tmp_path, capsys):
+    """Under every comparison stands what so many seeds could show, and how many it would take."""
+    write_rows(tmp_path / "a", {"mrpc": FIVE, "rte": FIVE})
+    write_rows(tmp_path / "b", {"mrpc": [value + 0.02 for value in FIVE], "rte": FIVE})
+    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5)
+    # mrpc: t = 2, and 1 - 0.05 / 3 / 2 of t with 8 degrees of freedom is 3.016: shown from 3.0 points on.
+    # The averages move half as far, with the same deviation: 1 point.
+    assert [line for line in out if line.startswith("power: ")] == [
+        "power: with these seeds, in a family of 3, a difference is shown from so many points on: mrpc 3.0, rte 3.0, "
+        "avg 3.0; one like those seen is found in 80 % of cases with so many seeds a row: mrpc 15, rte over 100, "
+        "avg 54",
+        "power: for a permutation test to confirm a verdict in a family of 3 it takes at least 5 seeds a row (paired "
+        "by seed, by flipping signs, 7)",
+    ]
 
 
 def test_comparison_without_spread(tmp_path, capsys):
-    """Where every seed differs by the same, or there is one, no p is made up and no difference is claimed."""
-    write_rows(tmp_path / "a", {"rte": FIVE[:2]})
-    write_rows(tmp_path / "b", {"rte": [value + 0.1 for value in FIVE[:2]]})
+    """Where no row has a spread, or there is one seed, no p is made up and no difference is claimed."""
+    write_rows(tmp_path / "a", {"rte": [0.6, 0.6]})
+    write_rows(tmp_path / "b", {"rte": [0.7, 0.7]})
     for n in (1, 2):
         _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", n)
-        assert rows_of(out)[-2][2:6] == ["10.0", "-", "-", "-"]
-        assert rows_of(out)[-2][-1] == "no difference shown"
-        assert out[-1].startswith("no t-test where there is one seed")
-        assert "Holm over 1 task," in next(line for line in out if line.startswith("b minus a"))
+        (rte,) = tables_of(out)[1]  # the average of one task is that task
+        assert rte[2:7] == ["10.0", "-", "-", "-", "-"] and rte[-1] == "no difference shown"
+        assert "no Welch test where a row has one seed, or neither any spread: rte" in out
 
 
 def test_every_other_row_is_compared_with_the_first(tmp_path, capsys):
-    """Three ROOTs give two comparisons."""
+    """Three ROOTs give two comparisons, with --all_pairs three."""
     for name, step in (("a", 0), ("b", 0.01), ("c", 0.02)):
         write_rows(tmp_path / name, {"rte": [value + step for value in FIVE]})
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", tmp_path / "c", 5)
-    titles = [line.partition(",")[0] for line in out if "paired by seed" in line]
-    assert titles == ["b minus a", "c minus a"]
+    roots = [tmp_path / name for name in "abc"]
+    for flags, expected in (
+        ([], ["b minus a", "c minus a"]),
+        (["--all_pairs"], ["b minus a", "c minus a", "c minus b"]),
+    ):
+        _, out, _ = parsed(capsys, *roots, 5, *flags)
+        assert [line.partition(":")[0] for line in out if " minus " in line] == expected
+
+
+def test_all_pairs_of_one_row(tmp_path, capsys):
+    """There are none: the flag would have no effect."""
+    write_rows(tmp_path / "a", {"rte": FIVE})
+    status, _, err = parsed(capsys, tmp_path / "a", 5, "--all_pairs")
+    assert status == 2 and err == ["parse_results.py: error: --all_pairs compares rows, and there is one ROOT"]
 
 
 def test_missing_seeds_are_not_paired(tmp_path, capsys):
-    """The pairs are the seeds that both rows have."""
+    """Welch's test takes the seeds of either row, the paired one those that both have."""
     write_tree(tmp_path / "a", {"rte": [0.6, None, 0.7, 0.8]})
-    write_tree(tmp_path / "b", {"rte": [0.7, 0.9, 0.8, None]})
-    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 4, "--allow_missing")
-    assert rows_of(out)[-2][:3] == ["rte", "2", "10.0"]
+    write_tree(tmp_path / "b", {"rte": [0.7, 0.9, 0.82, None, 0.9]})
+    _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 5, "--allow_missing")
+    (rte,) = tables_of(out)[1]
+    assert rte[:3] == ["rte", "3/4", "13.0"]
+    assert rte[6] == "0.0577"  # of the differences 10 and 12: t = 11 on 1 degree of freedom, 1 - 2 / pi arctan 11
 
 
 def test_rows_with_other_tasks(tmp_path, capsys):
@@ -566,7 +633,7 @@ def test_rows_with_other_tasks(tmp_path, capsys):
     write_tree(tmp_path / "a", {"rte": [0.6, 0.7], "mrpc": [0.9, 0.9]})
     write_tree(tmp_path / "b", {"rte": [0.7, 0.9]})
     _, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 2, "--allow_missing")
-    assert out[2:4] == [r"a | 90.0 ± 0.0 | 65.0 ± 5.0 | 65.0 ± 5.0 \\", r"b | - | 80.0 ± 10.0 | 80.0 ± 10.0 \\"]
+    assert out[2:4] == [r"a | 90.0 ± 0.0 | 65.0 ± 7.1 | 65.0 ± 7.1 \\", r"b | - | 80.0 ± 14.1 | 80.0 ± 14.1 \\"]
     assert "avg, training and memory cover the tasks that every row has: rte" in out
 
 
@@ -594,7 +661,7 @@ def test_scipy_only_for_comparisons(tmp_path):
         "print(*(name for name in ('numpy', 'scipy', 'torch') if name in sys.modules))"
     )
     found = []
-    for argv in ([roots[0], "2", "--published"], [*roots, "2"]):
+    for argv in ([roots[0], "2"], [*roots, "2"]):
         command = [sys.executable, "-c", code, *argv]
         done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, check=True, text=True, encoding="utf-8")
         found.append(done.stdout.splitlines()[-1])
@@ -691,11 +758,13 @@ def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, 
         if status == 0 and form == "json":
             value = next(n for n in json.loads(out.getvalue())["numbers"] if n["task"] == "rte")
             assert value["value"] == pytest.approx(100 * np.mean(good)) and value["n"] == len(good)
-            assert value["std"] == pytest.approx(100 * np.std(good), abs=1e-9)
+            std = None if len(good) == 1 else pytest.approx(100 * np.std(good, ddof=1), abs=1e-9)
+            assert value["std"] == std
         elif status == 0 and form == "text":
-            row = next(line for line in out.getvalue().splitlines() if line.endswith(r"\\") and " ± " in line)
-            printed = re.findall(r" \| (\d+\.\d) ± (\d+\.\d)", row)[0]
-            assert tuple(map(float, printed)) == pytest.approx((100 * np.mean(good), 100 * np.std(good)), abs=0.051)
+            row = next(line for line in out.getvalue().splitlines()[1:] if re.search(r" \| \d", line))
+            printed = re.findall(r" \| (\d+\.\d)(?: ± (\d+\.\d))?", row)[0]
+            expected = (100 * np.mean(good), 100 * np.std(good, ddof=1) if len(good) > 1 else 0)
+            assert (float(printed[0]), float(printed[1] or 0)) == pytest.approx(expected, abs=0.051)
         elif status == 2 and any(usable):
             named = re.findall(r"^  .*?/(\d)/rte/\w+\.(?:json|txt): ", err.getvalue(), flags=re.MULTILINE)
             assert named == [str(seed) for seed, is_good in enumerate(usable, start=1) if not is_good]
@@ -719,7 +788,7 @@ def test_rows_without_a_common_task(tmp_path, capsys):
     write_rows(tmp_path / "a", {"rte": [0.6]})
     write_rows(tmp_path / "b", {"mrpc": [0.7]})
     status, out, _ = parsed(capsys, tmp_path / "a", tmp_path / "b", 1, "--allow_missing")
-    assert status == 0 and rows_of(out)[1:3] == [["a", "-", "60.0 ± 0.0", "-"], ["b", "70.0 ± 0.0", "-", "-"]]
+    assert status == 0 and rows_of(out)[1:3] == [["a", "-", "60.0", "-"], ["b", "70.0", "-", "-"]]
     assert "avg, training and memory cover the tasks that every row has: none" in out
 
 

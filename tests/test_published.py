@@ -2,15 +2,15 @@
 
 import csv
 import json
-import math
 
 import pytest
 from helpers import results_of, write_rows
 
 import parse_results
+from glue_peft.tables.equivalence import parse_margin
 from glue_peft.tables.published import (
     PUBLISHED_FILE,
-    compare_with_published,
+    published_comparison,
     published_of,
     read_published,
     same_method,
@@ -36,6 +36,8 @@ def test_every_line_of_the_file_is_read():
     )
     assert all(line["source"] for line in lines)
     assert {row.statistic for row in ROWS} == {"mean", "median", "single"}
+    assert {row.deviation for row in ROWS} <= {"population", "sample", "?"}
+    assert {row.deviation for row in RANDLORA} == {"population"}  # its scripts call numpy.std
     assert {row.epoch for row in ROWS} == {"last", "best", "?"}
     assert {score.metric for row in ROWS for task, score in row.scores.items() if task != "avg"} <= set(METRICS)
     assert {score.mnli_start for row in ROWS for score in row.scores.values()} == {"yes", "no", "?", ""}
@@ -118,29 +120,47 @@ def randlora(tmp_path, values: dict[str, list[float]], **changes):
     return results, theirs
 
 
-def test_two_standard_errors_by_hand(tmp_path):
-    """Two combined standard errors, ours from n - 1: 88.0 ± 1.5 of 5 for MRPC and ours ± 1 of 3 may be 1.77 apart."""
-    limit = 2 * math.sqrt(1.0**2 / 3 + 1.5**2 / 5)
-    assert limit == pytest.approx(1.770, abs=1e-3)
-    for shift, word in ((limit - 0.01, "within"), (limit + 0.01, "outside")):
-        results, theirs = randlora(tmp_path, {"mrpc": [(88 + shift + step) / 100 for step in (-1, 0, 1)]})
-        said = compare_with_published(results.rows[0], theirs, results, "mean")
-        assert f"mrpc (+{shift:.1f})" in said.partition(word)[2].partition(";")[0]
-    assert "seeds 3 (theirs 5)" in said
+def verdicts(row, theirs, results, statistic="mean", margin="2sd") -> dict[str, list[str]]:
+    """Return the cells of each column's verdict, by column."""
+    table = published_comparison(row, theirs, results, statistic, parse_margin(margin))
+    return {task: cells for task, *cells in table.rows}
+
+
+def notes(row, theirs, results, statistic="mean") -> str:
+    """Return what stands under the verdicts, as one text."""
+    return "\n".join(published_comparison(row, theirs, results, statistic, parse_margin("2sd")).notes)
+
+
+def test_a_verdict_by_hand(tmp_path):
+    """88.0 ± 1.5 of 5, a population's, for MRPC, and ours 1 above it, ± 1 of 3; of one column Holm changes nothing."""
+    results, theirs = randlora(tmp_path, {"mrpc": [(89 + step) / 100 for step in (-1, 0, 1)]})
+    # Squared standard errors 1 / 3 and (1.5^2 x 5 / 4) / 5 + rounding, 0.1^2 / 12 x (1 + 1 / 5) = 0.5635: together
+    # 0.947^2, on 0.8968^2 / (0.3333^2 / 2 + 0.5635^2 / 4) = 5.96 degrees of freedom, whose 95 % quantile is 1.946.
+    (cells,) = verdicts(results.rows[0], theirs, results).values()
+    assert cells[:4] == ["3", "+1.0", "-0.8 to 2.8", "3.0"]
+    assert float(cells[4]) == float(cells[5]) == pytest.approx(0.3320, abs=2e-3)
+    assert cells[6] == "equivalent"
+    (cells,) = verdicts(results.rows[0], theirs, results, margin="2.5").values()
+    assert (cells[3], cells[6]) == ("2.5", "inconclusive")
+    assert "seeds 3 (theirs 5)" in notes(results.rows[0], theirs, results)
 
 
 def test_the_same_protocol(tmp_path):
-    """Last epoch, mean of five, rank 64 on every linear and Pearson: no difference is named, and all six agree."""
+    """Last epoch, mean of five, rank 64 on every linear and Pearson: no difference is named, and all are judged."""
     theirs = next(row for row in RANDLORA if row.method == "randlora" and row.model == "roberta-base")
     steps = (-0.004, -0.002, 0, 0.002, 0.004)
     scores = {task: [theirs.scores[task].value / 100 + step for step in steps] for task in PAPER_TASKS}
     results, found = randlora(tmp_path, scores)
     assert found == theirs
-    assert compare_with_published(results.rows[0], found, results, "mean") == (
-        "randlora64 against RandLoRA: randlora r 64: within 2 combined standard errors: sst2 (+0.0), mrpc (+0.0), "
-        "cola (+0.0), qnli (+0.0), rte (+0.0), stsb (+0.0), avg (+0.1); no difference found in protocol; "
-        "learning rate, epochs, batch, length and alpha are not compared"
-    )
+    said = verdicts(results.rows[0], found, results)
+    assert [(task, cells[1]) for task, cells in said.items()] == [
+        *((task, "+0.0") for task in PAPER_TASKS), ("avg", "+0.1"),
+    ]  # fmt: skip
+    assert said["cola"][3] == "4.2" and said["cola"][6] == "equivalent"
+    assert notes(results.rows[0], found, results).splitlines() == [
+        "of 7 columns 7 equivalent, 0 differs, 0 inconclusive",
+        "no difference found in protocol; learning rate, epochs, batch, length and alpha are not compared",
+    ]
 
 
 def test_differences_in_protocol(tmp_path):
@@ -152,13 +172,27 @@ def test_differences_in_protocol(tmp_path):
         adapter_config={"peft_type": "RANDLORA", "r": 32, "target_modules": ["query", "value"]},
     )
     results = results_of(results.rows[0].root, 1, "--epoch", "best")
-    said = compare_with_published(results.rows[0], theirs, results, "median")
-    assert said.endswith(
-        "no spread to judge by: mrpc, stsb; protocol differs: rank 32 (theirs 64), layers query value (theirs dense "
+    said = verdicts(results.rows[0], theirs, results, "median")
+    assert [cells[-1] for cells in said.values()] == ["no verdict: one seed of ours"] * 2
+    assert notes(results.rows[0], theirs, results, "median") == (
+        "protocol differs: rank 32 (theirs 64), layers query value (theirs dense "
         "key query value), statistic median (theirs mean), epoch best (theirs last), seeds 1 (theirs 5), STS-B "
         "combined score (theirs Pearson), mrpc starts from an adapter (theirs otherwise), stsb starts from an "
         "adapter (theirs otherwise); learning rate, epochs, batch, length and alpha are not compared"
     )
+
+
+def test_a_deviation_of_unknown_kind(tmp_path):
+    """LoRA's paper doesn't say which it prints: both are tried, and that is said; the average has none."""
+    root = write_rows(tmp_path / "lora8", {task: [0.90, 0.91, 0.92] for task in PAPER_TASKS})
+    results = results_of(root, 3, "--stsb_metric", "pearson")
+    fourierft = next(row for row in ROWS if row.paper == "FourierFT" and row.model == "roberta-base")
+    said = verdicts(results.rows[0], fourierft, results, "median")
+    assert said["avg"][-1] == "no verdict: no spread printed" and set(said["avg"][2:6]) == {"-"}
+    assert said["cola"][-1] == "differs"
+    assert "both were tried, a verdict is what both say" in notes(results.rows[0], fourierft, results, "median")
+    assert fourierft.protocol.startswith("arXiv 2405.03003, Table 2: median ± std (which kind: ?) of 5, best epoch")
+    assert RANDLORA[0].protocol.startswith("arXiv 2502.00987, Table 4: mean ± population std of 5, last epoch")
 
 
 def test_a_part_of_the_data_and_variants_of_a_method_are_named(tmp_path):
@@ -168,7 +202,7 @@ def test_a_part_of_the_data_and_variants_of_a_method_are_named(tmp_path):
     root = write_rows(tmp_path / "dora8", {"mrpc": [0.88, 0.89]}, arguments=arguments, adapter_config=adapter)
     results = results_of(root, 2)
     lora = next(row for row in ROWS if row.paper == "LoRA" and row.model == "roberta-base" and row.method == "lora")
-    said = compare_with_published(results.rows[0], lora, results, "mean")
+    said = notes(results.rows[0], lora, results)
     assert ", selection_fraction 0.1, max_train_samples 100, use_dora, pissa; learning rate" in said
 
 
@@ -177,8 +211,7 @@ def test_an_average_of_other_metrics_is_not_compared(tmp_path):
     for flags, compared in (((), False), (("--stsb_metric", "pearson"), True)):
         root = write_rows(tmp_path / "lora4", {task: [0.8, 0.81] for task in PAPER_TASKS})
         results = results_of(root, 2, *flags)
-        said = compare_with_published(results.rows[0], RANDLORA[0], results, "mean")
-        assert ("avg (" in said) is compared
+        assert ("avg" in verdicts(results.rows[0], RANDLORA[0], results)) is compared
 
 
 def test_starts_that_are_not_known(tmp_path):
@@ -186,8 +219,8 @@ def test_starts_that_are_not_known(tmp_path):
     for start, said in ((None, False), ("x/mnli", True)):
         root = write_rows(tmp_path / "lora", {"mrpc": [0.7, 0.8]}, arguments={"init_adapter_from": start})
         results = results_of(root, 2)
-        lora = next(row for row in ROWS if row.paper == "FourierFT" and row.method == "lora (no MNLI start)")
-        text = compare_with_published(results.rows[0], lora, results, "mean")
+        theirs = next(row for row in ROWS if row.paper == "FourierFT" and row.method == "lora (no MNLI start)")
+        text = notes(results.rows[0], theirs, results)
         assert ("mrpc starts from an adapter (theirs isn't known)" in text) is said
 
 
@@ -196,7 +229,7 @@ def test_the_average_is_compared_over_the_same_tasks(tmp_path):
     results, theirs = randlora(tmp_path, {"mrpc": [0.88, 0.89]})
     assert theirs.average(["mrpc"]) is None
     assert theirs.average(list(reversed(PAPER_TASKS))).value == 82.6
-    assert "avg" not in compare_with_published(results.rows[0], theirs, results, "mean")
+    assert "avg" not in verdicts(results.rows[0], theirs, results)
 
 
 def test_published_rows_beside_ours(tmp_path, capsys):
@@ -206,16 +239,12 @@ def test_published_rows_beside_ours(tmp_path, capsys):
     assert parse_results.main([str(root), "2", "--published"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.removesuffix(r" \\").split(" | ") for line in lines if line.endswith(r"\\")]
+    rows = rows[: 2 + len(theirs)]
     assert {len(cells) for cells in rows} == {len(rows[0])}
-    assert len(rows) == 2 + len(theirs)
     assert ["LoRA: lora r 8, roberta-base", "89.7 ± 0.7", "86.6 ± 0.7", "-", "0.3 M"] == rows[6][:5]
     assert ["LoRA: full, roberta-base", "90.2", "78.7", "-", "125 M"] == rows[5][:5]
-    against = [line for line in lines if line.startswith("published: lora4 against ")]
-    assert [line.split(": ")[1] for line in against] == [
-        "lora4 against RandLoRA",
-        "lora4 against LoRA",
-        "lora4 against FourierFT",
-    ]
+    against = [line.partition(":")[0] for line in lines if line.startswith("lora4 against ")]
+    assert against == ["lora4 against RandLoRA", "lora4 against LoRA", "lora4 against FourierFT"]
 
 
 def test_published_numbers_in_json(tmp_path, capsys):
@@ -226,8 +255,22 @@ def test_published_numbers_in_json(tmp_path, capsys):
     (lora,) = [n for n in numbers if n["kind"] == "published" and n["name"] == "LoRA: lora r 8"]
     assert lora == {
         "kind": "published", "name": "LoRA: lora r 8", "task": "mrpc", "metric": "accuracy", "n": 5, "value": 89.7,
-        "std": 0.7, "statistic": "median", "epoch": "best", "mnli_start": True, "adapter_parameters": 300_000,
+        "std": 0.7, "deviation": "?", "statistic": "median", "epoch": "best", "mnli_start": True,
+        "adapter_parameters": 300_000,
     }  # fmt: skip
+
+
+def test_verdicts_in_json(tmp_path, capsys):
+    """Each is a record with its interval, margin and p-values."""
+    row_is = {"arguments": {"adapter_name": "randlora"}, "adapter_config": {"peft_type": "RANDLORA", "r": 64}}
+    root = write_rows(tmp_path / "randlora64", {"mrpc": [0.88, 0.89, 0.90]}, **row_is)
+    assert parse_results.main([str(root), "3", "--published", "--margin", "2.5", "--format", "json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)["numbers"]
+    (found,) = [number for number in numbers if number["kind"] == "against published"]
+    assert (found["name"], found["task"]) == ("randlora64 against RandLoRA: randlora r 64", "mrpc")
+    assert found["low"] < found["value"] < found["high"] and found["value"] == pytest.approx(1)
+    assert (found["margin"], found["verdict"]) == (2.5, "inconclusive") and found["p"] == found["holm_p"]
+    assert found["seeds_needed"] is None or found["seeds_needed"] > 3
 
 
 @pytest.mark.parametrize(
@@ -240,7 +283,7 @@ def test_published_numbers_in_json(tmp_path, capsys):
         ({"adapter_config": {"peft_type": "BOFT"}, "arguments": {"adapter_config": "boft.json"}}, "no row of boft on"),
         (
             {"arguments": {"adapter_name": "none"}, "adapter_config": None},
-            "a against LoRA: full: no spread to judge by",
+            "no verdict: no spread printed",
         ),
     ],
 )

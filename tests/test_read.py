@@ -57,6 +57,72 @@ def test_epochs_that_were_not_recorded(tmp_path, epoch):
     assert "has no usable result" in refusal(tmp_path, 1, "--epoch", epoch)
 
 
+def write_foreign(root, evaluated: int | None, best: str | None, **more) -> None:
+    """Write what Hugging Face's example leaves after three epochs: the results, and Trainer's state with its log.
+
+    `evaluated` is the epoch that eval_results.json has the loss of, `best` the noted checkpoint.
+    """
+    folder = begin_run(root, 1, "rte")
+    losses = {1: 0.61, 2: 0.55, 3: 0.58}
+    results = metrics_of("rte", 0.7) | {"eval_loss": losses.get(evaluated, 0.5), "epoch": 3.0}
+    log = [{"step": 100 * epoch, "epoch": epoch, "eval_loss": loss} for epoch, loss in losses.items()]
+    state = {"best_model_checkpoint": best, "global_step": 300, "log_history": [{"loss": 0.6, "step": 50}, *log]}
+    (folder / "eval_results.json").write_text(json.dumps(results))
+    (folder / "trainer_state.json").write_text(json.dumps(state | more))
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "best", "last_known", "best_known"),
+    [
+        (3, None, True, False),  # no best checkpoint was noted, so none was loaded
+        (2, "out/checkpoint-200", False, True),
+        (3, "out/checkpoint-200", True, False),  # noted, as --metric_for_best_model does, and not loaded
+        (3, "out/checkpoint-300/", True, True),  # the last epoch is the best
+        (None, "out/checkpoint-200", None, False),  # a loss that the log doesn't have
+        (1, "out/checkpoint-200", None, False),  # neither
+        (2, "out", None, False),
+    ],
+)
+def test_which_model_was_evaluated_without_run_json(tmp_path, evaluated, best, last_known, best_known):
+    """trainer_state.json tells whether the best model was loaded; where it doesn't, the epoch isn't known."""
+    write_foreign(tmp_path, evaluated, best)
+    if last_known is False:
+        message = refusal(tmp_path, 1)
+        assert "eval_results.json: is the best epoch's, as trainer_state.json says (--epoch best)" in message
+    else:
+        assert results_of(tmp_path, 1).rows[0].runs["rte"][1].epoch_known is bool(last_known)
+    if best_known:
+        assert results_of(tmp_path, 1, "--epoch", "best").rows[0].runs["rte"][1].epoch_known
+    else:
+        assert "has no scores of the best epoch" in refusal(tmp_path, 1, "--epoch", "best")
+    assert "has no scores of the selected epoch" in refusal(tmp_path, 1, "--epoch", "selected")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"log_history": None, "best_model_checkpoint": None},
+        {"log_history": [7, {"eval_loss": "x"}, {"eval_loss": 0.55}]},
+        {"global_step": "x", "best_model_checkpoint": 7},
+        {"best_model_checkpoint": ["checkpoint-200"]},
+    ],
+)
+def test_an_odd_trainer_state_tells_nothing(tmp_path, more):
+    """Nor one that can't be read; the score counts all the same."""
+    write_foreign(tmp_path, 2, "out/checkpoint-200", **more)
+    run = results_of(tmp_path, 1).rows[0].runs["rte"][1]
+    assert (run.score, run.epoch_known) == (0.7, False)
+    (run.folder / "trainer_state.json").write_text("{")
+    assert not results_of(tmp_path, 1).rows[0].runs["rte"][1].epoch_known
+
+
+def test_an_evaluation_without_training(tmp_path):
+    """A record of --do_eval alone has no epoch either."""
+    for trains in (True, False):
+        write_run(tmp_path, 1, "rte", 0.7, scores=None, arguments={"do_train": trains})
+        assert results_of(tmp_path, 1).rows[0].runs["rte"][1].epoch_known is trains
+
+
 @pytest.mark.parametrize("wrong", [[], 7, "scores", {"last": 0.7}, {"last": None}, {"best": {}}])
 def test_scores_of_the_wrong_type(tmp_path, wrong):
     """A `scores` that isn't an object of objects is an error, not the other file's number."""

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import itertools
 import json
 import re
 import shlex
@@ -28,7 +29,8 @@ from glue_peft.arguments import AdapterArguments
 from glue_peft.grid import read_grid, read_recipe
 from glue_peft.tables.published import read_published
 
-RECIPES = sorted((REPOSITORY / "recipes").glob("*.tsv"))
+OWN = ("minilm", "tuned")  # this project's recipes; the others are papers'
+RECIPES = sorted(path for path in (REPOSITORY / "recipes").glob("*.tsv") if path.stem not in OWN)
 FIELDS = REPOSITORY / "glue_peft" / "tables" / "recipe_fields.tsv"
 # What is no part of an adapter's function or training: PEFT's bookkeeping, and the head, which is trained in any case.
 BOOKKEEPING = set(
@@ -271,6 +273,34 @@ def test_a_recipe_has_the_values_of_its_paper(recipe, adapter, size, columns, va
             found[row["tasks"]] = "/".join(shown(cells[column]) for column in columns.split())
     words = values.split()
     assert found == dict(zip(words[::2], words[1::2], strict=True))
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_this_project_s_recipes_make_runs_that_parse(name):
+    """With each rate of each row."""
+    rates = {}
+    for line in dry_run(RECIPE=name, TUNE="1", TASKS="mrpc", SEARCH_SEEDS="101", SEEDS="1"):
+        model, _, adapter, training = run_glue.parse_arguments(shlex.split(line)[2:])
+        rates.setdefault((adapter.adapter_name, model.model_name_or_path), []).append(training.learning_rate)
+    for row in read_recipe(f"recipes/{name}.tsv"):
+        wanted = [float(rate) for rate in row["learning_rate"].split()]
+        found = rates[row["adapter"], row["model"]]
+        assert set(wanted) <= set(found) and row["source"]
+    assert len(rates) == len(read_recipe(f"recipes/{name}.tsv"))
+
+
+def test_the_grids_of_the_tuned_recipe_are_of_equal_budget():
+    """As many rates for each method and the same factors, each of 2 to 3.4, in the protocol of the default grid."""
+    protocol = {(row["adapter"], row["model"]): row for row in read_recipe("recipes/randlora.tsv")}
+    factors = set()
+    for row in read_recipe("recipes/tuned.tsv"):
+        rates = [float(rate) for rate in row["learning_rate"].split()]
+        factors.add(tuple(round(rate / rates[0], 9) for rate in rates))
+        assert all(2 <= second / first <= 3.4 for first, second in itertools.pairwise(rates))
+        same = protocol.get((row["adapter"], row["model"]), row | {"rank": "-", "epochs": "10", "batch": "64"})
+        for name in ("tasks", "rank", "epochs", "batch", "length", "flags"):
+            assert row[name] == same[name]
+    assert len(factors) == 1
 
 
 def shown(value: object) -> str:

@@ -128,6 +128,31 @@ def test_last_best_and_selected_by_hand(greater, best, selected):
     assert alone["best"] == alone["last"] == {"epoch": 3.0, "eval_m": 0.5} and "selected" not in alone
 
 
+def test_scores_on_held_out_rows_alone_by_hand():
+    """There is no best epoch, as there is no validation set; a score on that can be added."""
+    history = [{"epoch": 1.0, "selection_m": 0.9}, {"epoch": 2.0, "selection_m": 0.8}]
+    final = {"selection_m": 0.8, "selection_loss": 0.1, "selection_runtime": 1.0, "selection_samples": 9}
+    scores = choose_scores(history, final, 2.0, "m", True, saves_best=False)
+    assert scores["metric"] == "selection_m" and "best" not in scores
+    assert scores["last"] == {"epoch": 2.0, "selection_m": 0.8, "selection_loss": 0.1}
+    assert scores["selected"] == history[0]
+    for saves_best, n_entries in ((False, 2), (True, 3)):  # with the best model saved, it isn't the last epoch's
+        epoch = 1.0 if saves_best else 2.0
+        added = choose_scores(history, {"eval_m": 0.7}, epoch, "m", True, saves_best)
+        assert added["best"] == added["last"] and added["last"]["eval_m"] == 0.7
+        assert added["metric"] == "eval_m" and len(added["history"]) == n_entries
+
+
+def test_a_validation_score_can_be_added_to_a_run_scored_on_held_out_rows(run):
+    """It is that of a run which had both from the start."""
+    flags = {"selection_fraction": 0.25, "eval_strategy": "epoch", "num_train_epochs": 2}
+    both = read(run("both", **flags) / "run.json")
+    run("added", do_eval=None, **flags)
+    record = read(run("added", resume=True, **flags) / "run.json")
+    assert record["scores"]["last"] == both["scores"]["last"] and record["arguments"]["do_eval"] is True
+    assert record["scores"]["metric"] == "eval_accuracy"
+
+
 def test_last_and_best_epoch_are_told_apart_and_results_belong_to_the_saved_model(run):
     """The record has both, whichever was saved."""
     flags = {"num_train_epochs": 4, "eval_strategy": "epoch", "learning_rate": 3e-2, "lr_scheduler_type": "constant"}

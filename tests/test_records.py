@@ -28,9 +28,12 @@ def test_json_and_csv_have_every_number_with_its_protocol(tmp_path, capsys):
     assert [ours[name] for name in fields] == ["ours", 5, "median", 1, "last", "accuracy", False, 663_552]
     assert records["a", "stsb"]["metric"] == "combined_score"
     compared = records["b minus a", "rte"]
-    assert compared["value"] == pytest.approx(5) and compared["permutation_p"] == 0.0625
-    assert compared["holm_p"] == pytest.approx(2 * compared["p"])  # stsb has no spread, and counts in the family
-    assert compared["holm_permutation_p"] == 0.125
+    assert compared["value"] == pytest.approx(5) and compared["permutation_p"] == pytest.approx(4 / 252)
+    assert compared["holm_p"] == pytest.approx(3 * compared["p"]) and compared["family"] == 3
+    assert compared["holm_permutation_p"] == pytest.approx(12 / 252)
+    assert compared["smallest_permutation_p"] == pytest.approx(2 / 252)
+    assert 0 < compared["smallest_shown"] < 5 and compared["seeds_needed"] <= 5
+    assert compared["paired_p"] < compared["p"] and compared["verdict"] == "b is better"
     status, out, err = said(capsys, parse_results, *argv, "csv")
     rows = list(csv.DictReader(out))
     assert status == 0 and err[0] == content["captions"][0]

@@ -36,12 +36,15 @@ if "glue_peft.preflight" in flags:
     if not (pathlib.Path(__file__).parent / "checks").exists():
         sys.exit()  # torch takes seconds
 if not script.endswith("run_glue.py"):
+    if script == "-c" and "cuda" in flags[0]:
+        sys.exit()  # here is no GPU
     os.execv(sys.executable, [sys.executable, script, *flags])
 from glue_peft import run_folder
 from glue_peft.errors import UsageError
 from glue_peft.run_state import state
 folder = pathlib.Path(flags[flags.index("--output_dir") + 1])
 world = pathlib.Path(__file__).parent
+SEEN = ("CUDA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY", "OMP_NUM_THREADS")
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 def wait_for(done):
@@ -57,7 +60,7 @@ try:
     with run_folder.lock(folder):
         if state(folder, flags)[0] == "finished":  # by another sweep, since this one looked
             sys.exit()
-        seen = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+        seen = {name: os.environ.get(name) for name in SEEN}
         with open(world / "calls", "a") as calls:
             calls.write(json.dumps({"folder": str(folder), "pid": os.getpid(), **seen}) + "\\n")
         print("a line of the run", flush=True)
@@ -86,6 +89,15 @@ try:
                 run_folder.write_failure(folder, run_folder.Failure(kind, "as the run says"))
             sys.exit(int(number))
         accuracy = 0.5 if (world / "collapse").exists() else 0.9
+        if "--selection_fraction" in flags:
+            rate = float(flags[flags.index("--learning_rate") + 1])
+            if rate == 1:
+                run_folder.write_json(folder / "command.json", {"command": flags})
+                run_folder.write_failure(folder, run_folder.Failure("diverged", "as the run says"))
+                sys.exit(1)
+            scores = {"last": {"selection_accuracy": 0.9 - 1e-2 * abs(rate - 1e-2), "selection_predicted_classes": 2}}
+            run_folder.write_json(folder / "run.json", {"command": flags, "arguments": {}, "scores": scores})
+            sys.exit()
         scores = {f"eval_{name}": accuracy for name in ("accuracy", "accuracy_mm", "f1")}
         run_folder.write_json(folder / "eval_results.json", scores)
         run_folder.write_json(folder / "command.json", {"command": flags})
@@ -112,7 +124,7 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(world: Path, **variables: str) -> dict[str, str]:
+def settings(world: Path, **variables: str | None) -> dict[str, str | None]:
     """Two tasks and two seeds, done by the stand-in."""
     grid = {"ADAPTERS": "lora", "MODELS": "FacebookAI/roberta-base", "SEEDS": "1 2", "TASKS": "mrpc rte"}
     return grid | {"PYTHON": str(world / "stand in"), "RESULTS": str(world / "results")} | variables
@@ -295,22 +307,65 @@ def test_runs_at_once_share_the_machine(world):
     assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 
-def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
-    """As many as nvidia-smi lists; a number of threads that was given stays."""
+def two_gpus(world: Path) -> str:
+    """Put a stand-in for nvidia-smi there that lists two, and return the PATH on which it is the first."""
     (world / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho 'GPU 1: A (UUID: GPU-2)'\n")
     (world / "nvidia-smi").chmod(0o755)
-    path = f"{world}:{os.environ['PATH']}"
-    done = train_all(**settings(world, JOBS_PER_GPU="2", TOGETHER="4", PATH=path, OMP_NUM_THREADS="7"))
+    return f"{world}:{os.environ['PATH']}"
+
+
+def test_jobs_per_gpu_packs_several_on_each_of_all_gpus(world):
+    """As many as nvidia-smi lists; a number of threads that was given stays."""
+    with_gpus = {"PATH": two_gpus(world), "CUDA_VISIBLE_DEVICES": None, "MPS": "0"}
+    done = train_all(**settings(world, JOBS_PER_GPU="2", TOGETHER="4", OMP_NUM_THREADS="7", **with_gpus))
     assert done.returncode == 0, done.stdout
     assert sorted(call["CUDA_VISIBLE_DEVICES"] for call in calls(world)) == ["0", "0", "1", "1"]
     assert {call["OMP_NUM_THREADS"] for call in calls(world)} == {"7"}
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGINT], ids=["to its end", "SIGTERM", "SIGINT"])
+def test_runs_that_share_a_gpu_do_so_through_a_daemon_of_the_sweep(world, number):
+    """NVIDIA's MPS, if only by a stand-in: on while the runs are at work, and gone at the end, whatever ended them."""
+    daemon = world / "nvidia-cuda-mps-control"
+    daemon.write_text(
+        '#!/bin/sh\ncd "$(dirname "$0")"\nsaid="start $CUDA_VISIBLE_DEVICES"\n'
+        '[ "$1" = -d ] || { read -r said && said="$said $(find results -name saved | wc -l)"; }\n'
+        'echo "$said $CUDA_MPS_PIPE_DIRECTORY" >>daemon\n'
+    )
+    daemon.chmod(0o755)
+    if number is not None:
+        (world / "wait").touch()
+    sweep = start(world, GPUS="5", JOBS_PER_GPU="2", PATH=f"{world}:{os.environ['PATH']}")
+    if number is not None:
+        wait_for_calls(world, 2)
+        sweep.send_signal(number)
+    output, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == {None: 0, signal.SIGTERM: 75, signal.SIGINT: 130}[number], output
+    pipes = {call["CUDA_MPS_PIPE_DIRECTORY"] for call in calls(world)}
+    assert len(pipes) == 1 and {call["CUDA_VISIBLE_DEVICES"] for call in calls(world)} == {"0"}
+    (pipe,) = pipes
+    saved = 0 if number is None else 2  # before the daemon ended
+    assert (world / "daemon").read_text() == f"start 5 {pipe}\nquit {saved} {pipe}\n"
+    assert output.count("train_all.sh: MPS is on, in ") == 1 and not os.path.exists(pipe)
+
+
+def test_the_first_lines_say_that_several_runs_may_share_a_gpu(world):
+    """Where each has one for itself."""
+    with_gpus = {"PATH": two_gpus(world), "CUDA_VISIBLE_DEVICES": None, "MPS": "0"}
+    hint = "at a time (several may share a GPU: JOBS_PER_GPU=4);"
+    assert f"one {hint}" in train_all(**settings(world, SEEDS="1", **with_gpus)).stdout
+    assert f"2 {hint}" in train_all(**settings(world, SEEDS="2", JOBS="2", **with_gpus)).stdout
+    shared = train_all(**settings(world, SEEDS="3", JOBS_PER_GPU="2", **with_gpus)).stdout
+    assert "4 at a time; " in shared and "MPS" not in shared  # its two runs have two GPUs
+    assert "one at a time; " in train_all(**settings(world, SEEDS="4")).stdout  # without any
 
 
 def test_without_gpus_one_line_says_so(world):
     """Where nvidia-smi finds none."""
     (world / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
     (world / "nvidia-smi").chmod(0o755)
-    done = train_all(**settings(world, JOBS_PER_GPU="2", PATH=f"{world}:{os.environ['PATH']}"))
+    path = f"{world}:{os.environ['PATH']}"
+    done = train_all(**settings(world, JOBS_PER_GPU="2", PATH=path, CUDA_VISIBLE_DEVICES=None))
     assert done.returncode == 2 and calls(world) == []
     assert done.stderr == "train_all.sh: error: JOBS_PER_GPU: there is no GPU here, set JOBS\n"
 
@@ -756,6 +811,117 @@ def test_modules_of_the_folder_of_the_call_are_not_taken(tmp_path):
         (tmp_path / name).write_text("raise SystemExit('the wrong one')")
     done = train_all(cwd=tmp_path, DRY_RUN="1", SEEDS="1", TASKS="rte")
     assert done.returncode == 0, done.stderr
+
+
+# Tuned sweeps
+
+TUNED = {"TUNE": "1", "LEARNING_RATES": "1e-3 1e-2 1e-1", "SEARCH_SEEDS": "101-102", "TASKS": "mrpc"}
+
+
+@ENGINES
+def test_a_tuned_sweep_searches_and_then_trains_with_what_it_found(world, jobs):
+    """From one command: 3 rates x 2 seeds x 2 adapters, then 2 final seeds of each; all is checked at first."""
+    tuned = settings(world, ADAPTERS="lora vera", **TUNED, **jobs)
+    done = train_all("--do_predict", **tuned)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    searched = [call["folder"] for call in calls(world)][:12]
+    assert all("/search/" in folder for folder in searched) and len(calls(world)) == 16
+    commands = checked(world)
+    assert len(commands) == 3 * 2 + 2 + 2  # those of the search and, with any rate, the final ones; then with the rate
+    assert sum("--do_eval" in command for command in commands) == 4
+    assert "train_all.sh: 16 done, 0 skipped as finished, 0 failed" in lines
+    assert lines.count("search: 12 of 12 runs finished") == 2
+    assert any(line.startswith("search: vera256, mrpc: 1e-2: best mean") for line in lines)
+    for row in ("lora4", "vera256"):
+        command = read(world / f"results/{row}/2/mrpc/run.json")["command"]
+        assert command[command.index("--learning_rate") + 1] == "1e-2" and "--do_predict" in command
+    assert lines[-1].endswith(f"{world}/results/lora4 {world}/results/vera256 1-2 --tasks mrpc")
+    assert [line.split("\t")[4] for line in (world / "results/tuned.tsv").read_text().splitlines()] == [
+        "learning_rate",
+        "1e-2",
+        "1e-2",
+    ]
+    again = train_all("--do_predict", **tuned)
+    assert again.returncode == 0 and len(calls(world)) == 16
+    assert "train_all.sh: 0 done, 16 skipped as finished, 0 failed" in again.stdout
+
+
+def test_a_run_of_the_search_that_diverges_is_a_result(world):
+    """It is no failure, isn't tried again, and its rate isn't chosen; a final run that diverges is a failure."""
+    tuned = settings(world, **TUNED | {"LEARNING_RATES": "1e-3 1e-2 1"})
+    done = train_all(**tuned)
+    assert done.returncode == 0, done.stdout
+    assert f"diverged: {world}/results/search/lora4_lr1e0/101/mrpc" in done.stdout
+    assert "train_all.sh: 6 done, 0 skipped as finished, 0 failed, 2 diverged in the search" in done.stdout
+    assert len(calls(world)) == 8
+    again = train_all(**tuned)
+    assert again.returncode == 0 and "0 done, 8 skipped as finished, 0 failed" in again.stdout
+    (world / "results/lora4/1/mrpc/run.json").unlink()
+    (world / "status_mrpc").write_text("1 diverged")
+    assert train_all(**tuned).returncode == 1
+
+
+def test_a_search_with_a_failed_run_chooses_nothing(world):
+    """The next sweep does what is missing."""
+    (world / "status_mrpc").write_text("1 error")
+    done = train_all(**settings(world, RETRIES="0", **TUNED))
+    assert done.returncode == 1 and not (world / "results/tuned.tsv").exists()
+    assert len(calls(world)) == 6 and "search: " not in done.stdout
+    (world / "status_mrpc").unlink()
+    assert train_all(**settings(world, **TUNED)).returncode == 0
+    assert (world / "results/lora4/2/mrpc/run.json").exists()
+
+
+def test_a_tuned_sweep_killed_and_stopped_again_and_again_ends_as_an_undisturbed_one(world):
+    """Killed three times and stopped once in the search, then once each in the final runs."""
+    assert train_all(**settings(world, RESULTS=str(world / "whole"), **TUNED)).returncode == 0
+    (world / "calls").unlink()
+
+    def kill() -> None:
+        """Let the next run kill its sweep, and wait until the run itself has ended."""
+        (world / "kill").write_text("1")
+        assert train_all(**settings(world, **TUNED)).returncode == -signal.SIGKILL
+        while not (Path(calls(world)[-1]["folder"]) / "run.json").exists():
+            time.sleep(0.01)
+
+    def stop() -> None:
+        """Send the sweep a signal while a run works."""
+        (world / "wait").touch()
+        n_before = len(calls(world))
+        sweep = start(world, **TUNED)
+        wait_for_calls(world, n_before + 1)
+        sweep.send_signal(signal.SIGTERM)
+        assert sweep.wait(timeout=60) == 75
+        (world / "wait").unlink()
+
+    for _ in range(3):
+        kill()
+    stop()
+    for line in (4, 5, 6):
+        assert slurm(world, line, **TUNED).wait() == 0
+    kill()
+    stop()
+    assert folders(world) == [*["101/mrpc"] * 3, *["102/mrpc"] * 4, "1/mrpc", "2/mrpc"]
+    assert train_all(**settings(world, **TUNED)).returncode == 0
+    found = [
+        sorted(p.relative_to(root) for p in root.glob("**/run.json")) for root in (world / "whole", world / "results")
+    ]
+    assert found[0] == found[1] and len(found[0]) == 8
+    assert (world / "whole/tuned.tsv").read_text() == (world / "results/tuned.tsv").read_text()
+
+
+def test_a_slurm_task_of_a_tuned_sweep_runs_its_line(world):
+    """The search's lines first; the final ones have their numbers once it has ended, and keep them."""
+    task = slurm(world, 7, **TUNED)
+    output, _ = task.communicate()
+    assert task.returncode == 2 and "--array: the grid has the lines 1 to 6, no 7" in output
+    for line in range(1, 7):
+        assert slurm(world, line, **TUNED).wait() == 0
+    assert train_all(**settings(world, MISSING="1", **TUNED)).stdout == "7-8\n"
+    assert slurm(world, 6, **TUNED).wait() == 0 and len(calls(world)) == 6  # requeued
+    assert slurm(world, 7, **TUNED).wait() == 0
+    assert (world / "results/lora4/1/mrpc/run.json").exists() and (world / "results/tuned.tsv").exists()
 
 
 # Slurm, by what it sets

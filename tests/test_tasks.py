@@ -26,6 +26,7 @@ def test_facts():
     }
     for task in TASKS.values():
         assert task.majority_shares == tuple(most / rows for most, rows in FACTS[task.title][2])
+        assert task.validation_rows == (tuple(rows for _, rows in FACTS[task.title][2]) or (1500,))  # STS-B's
         n_labels = len(task.spellings or ())
         assert all(1 / n_labels <= share < 1 for share in task.majority_shares)
 

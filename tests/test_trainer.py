@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import REPOSITORY, TORCHRUN, arguments, assert_same_results, equal, read, saved_weights
+from transformers import Trainer
 
 import run_glue
 from glue_peft import run_folder
 from glue_peft.arguments import parse_arguments
 from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, run_script
+from glue_peft.eval_predictions import load
 from glue_peft.run_folder import Failure, read_failure
 from glue_peft.trainer import STOP_SIGNALS, GlueTrainer, end_processes, explain_failure, less_memory
 
@@ -92,10 +94,11 @@ def test_the_best_checkpoint_is_found_in_a_folder_that_was_moved(run, signal_at)
 
 
 @pytest.mark.parametrize("step", [4, 6], ids=["an evaluation's step", "the last step"])
-@pytest.mark.parametrize("strategy", ["steps", "epoch"])
-def test_a_run_that_ends_in_mid_epoch_resumes_to_the_bit(run, signal_at, step, strategy):
+@pytest.mark.parametrize(("strategy", "do_eval"), [("steps", True), ("epoch", True), ("epoch", None)])
+def test_a_run_that_ends_in_mid_epoch_resumes_to_the_bit(run, signal_at, step, strategy, do_eval):
     """The last step lies between two evaluations and two epochs: it is evaluated, and no step more is taken."""
     flags = {"max_steps": 6, "num_train_epochs": None, "eval_strategy": strategy, "logging_strategy": strategy}
+    flags |= {"do_eval": do_eval}  # without it the held-out rows are all that is evaluated
     flags |= {"selection_fraction": 0.25, "per_device_train_batch_size": 12, "save_strategy": "steps"}
     flags |= {"eval_steps": 4, "save_steps": 100}
     whole = run("whole", **flags)
@@ -397,6 +400,53 @@ def test_diverged_run_ends_without_results(tiny, tmp_path):
     assert not (tmp_path / "out" / "run.json").exists()
 
 
+@pytest.fixture
+def loss_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Give the loss of one step another value; what the step does to the weights stays as it is."""
+
+    def arrange(step: int, value: float) -> None:
+        training_step = Trainer.training_step
+        monkeypatch.setattr(
+            Trainer,
+            "training_step",
+            lambda self, *args: training_step(self, *args) * (value if self.state.global_step == step - 1 else 1.0),
+        )
+
+    return arrange
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("seen", ["logging", "evaluating", "saving", "the end"])
+def test_a_loss_that_was_no_number_is_seen_before_anything_is_made_of_it(run, tmp_path, loss_at, seen, value):
+    """In step 6 of 12, with nobody waiting for it: nothing is logged, evaluated or saved after it, nor finished."""
+    flags = {"num_train_epochs": 3, "save_strategy": "no", "logging_strategy": "no", "logging_nan_inf_filter": "True"}
+    flags |= {
+        "logging": {"logging_strategy": "steps", "logging_steps": 3},
+        "evaluating": {"eval_strategy": "epoch"},
+        "saving": {"save_strategy": "steps", "save_steps": 3},
+        "the end": {},
+    }[seen]
+    steps = {"logging": 6, "evaluating": 8, "saving": 6, "the end": 12}
+    loss_at(6, value)
+    with pytest.raises(
+        DivergedError, match=f"^diverged: the training loss is {value} at step {steps[seen]} or before"
+    ):
+        run(**flags)
+    assert read_failure(tmp_path / "out").kind == "diverged"
+    assert [path.name for path in run_folder.checkpoints(tmp_path / "out")] == ["checkpoint-3"] * (seen == "saving")
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not left & {"adapter_model.safetensors", "run.json", "train_results.json", "eval_results.json"}
+
+
+def test_a_run_whose_first_loss_is_no_number_leaves_the_one_that_it_would_replace(run, tmp_path, loss_at):
+    """The old one is deleted after a step whose loss is a number, not after any step."""
+    old = saved_weights(run())
+    loss_at(1, float("nan"))
+    with pytest.raises(DivergedError, match="at step 1 or before"):
+        run(overwrite_output_dir=True, seed=2, save_strategy="no")
+    assert equal(saved_weights(tmp_path / "out"), old) and (tmp_path / "out" / "run.json").exists()
+
+
 @pytest.mark.parametrize(("outcome", "status"), [(None, 0), (UsageError("no"), 2), (KeyError("odd"), 1)])
 def test_a_process_of_several_leaves_without_a_teardown_that_may_hang(monkeypatch, capsys, outcome, status):
     """Whatever ends it, what it had to say is printed first; only a success waits for the others."""
@@ -455,3 +505,6 @@ def test_the_evaluation_loss_of_two_processes_is_the_mean_over_the_rows(run, tin
     results = [read(folder / "eval_results.json") for folder in (alone, tmp_path / "two")]
     assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], abs=1e-6)
     assert not any("preparation" in name for result in results for name in result)
+    answers = [load(folder / "eval_predictions.npz") for folder in (alone, tmp_path / "two")]
+    assert np.array_equal(answers[0]["label"], answers[1]["label"])
+    assert np.allclose(answers[0]["last"], answers[1]["last"], atol=1e-5)

@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -17,10 +18,20 @@ from transformers import (
     PreTrainedModel,
     Trainer,
     TrainingArguments,
+    default_data_collator,
 )
 
 from glue_peft import unpadded_encoder
-from glue_peft.unpadded_encoder import ATTENTION_NAME, SUPPORTED_ADAPTERS, SUPPORTED_CLASSES, use_unpadded_encoder
+from glue_peft.unpadded_encoder import (
+    ATTENTION_NAME,
+    SUPPORTED_ADAPTERS,
+    SUPPORTED_CLASSES,
+    PackingCollator,
+    follow_plan,
+    plan_batches,
+    plan_packing,
+    use_unpadded_encoder,
+)
 
 PAD = 1
 WIDTH = 14
@@ -68,6 +79,11 @@ def build_batch(lengths: list[int] = LENGTHS, width: int = WIDTH) -> dict[str, T
     return {"input_ids": torch.where(mask, ids, PAD), "attention_mask": mask.long(), "labels": labels}
 
 
+def planned(batch: dict[str, Tensor], groups: int = 1, least_slots: int = 0) -> dict[str, object]:
+    """Return a batch with the plan that a GPU's collator would give it: a single rectangle."""
+    return {**batch, "packing": plan_packing(batch["attention_mask"].bool(), groups, least_slots)}
+
+
 def find_encoder(model: nn.Module) -> nn.Module:
     """Return the encoder of a plain or a PEFT model."""
     return next(m for m in model.modules() if isinstance(m, PreTrainedModel)).base_model.encoder
@@ -98,6 +114,13 @@ def assert_twins(model: nn.Module, twin: nn.Module, batch: dict[str, Tensor], pa
     assert_equal_steps(run_step(model, batch), run_step(twin, batch), batch, packed)
 
 
+def assert_follows_plans(model: nn.Module, twin: nn.Module, batch: dict[str, Tensor]) -> None:
+    """Compare in the same way with the twin on a single rectangle, and padded, as the batch's plan says."""
+    expected = run_step(model, batch)
+    assert_equal_steps(expected, run_step(twin, planned(batch)), batch)
+    assert_equal_steps(expected, run_step(twin, planned(batch, least_slots=10**6)), batch, packed=False)
+
+
 def assert_equal_steps(
     padded: tuple, other: tuple, batch: dict[str, Tensor], packed: bool = True, virtual: int = 0, limit: float = 1e-10
 ) -> None:
@@ -114,10 +137,11 @@ def assert_equal_steps(
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", sorted(name.removesuffix("ForSequenceClassification") for name in SUPPORTED_CLASSES))
 def test_every_supported_model_equals_its_padded_self(name: str, training: bool) -> None:
-    """Logits, loss and all gradients agree in float64, in several rectangles and in a single one."""
+    """Logits, loss and all gradients agree in float64, in several rectangles and in a single one, planned or not."""
     model = build_model(name).train(training)
     twin = convert(model)
     assert_twins(model, twin, build_batch())
+    assert_follows_plans(model, twin, build_batch())
     assert_twins(model, twin, build_batch([3, 1, 9], width=12))
 
 
@@ -157,6 +181,7 @@ def test_every_supported_adapter_equals_its_padded_self(
     virtual = ADAPTER_OPTIONS.get(peft_type, {}).get("num_virtual_tokens", 0)
     limit = 1e-5 if peft_type == "C3A" else 1e-10
     assert_equal_steps(padded, run_step(model, build_batch()), build_batch(), virtual=virtual, limit=limit)
+    assert_equal_steps(padded, run_step(model, planned(build_batch())), build_batch(), virtual=virtual, limit=limit)
 
 
 @pytest.mark.parametrize("variant", LORA_VARIANTS)
@@ -301,7 +326,7 @@ def test_a_batch_without_padding_runs_without_a_mask() -> None:
     layer.register_forward_pre_hook(lambda _, args: masks.append(args[1]))
     twin(**build_batch([WIDTH, WIDTH]))
     twin(**build_batch([WIDTH, WIDTH - 1]))
-    assert masks[0] is None and masks[1].shape == (2, WIDTH)
+    assert masks[0] is None and masks[1].shape == (2, 1, 1, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -353,21 +378,25 @@ def test_gradient_checkpointing(use_reentrant: bool) -> None:
         twin.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
         assert find_encoder(twin).layer[0].gradient_checkpointing
         assert_twins(model, twin, build_batch())
+        assert_follows_plans(model, twin, build_batch())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_is_as_near_to_float64_as_the_padded_model(dtype: torch.dtype) -> None:
-    """Under autocast the logits' and gradients' errors are at most 1.5 times the padded model's."""
+    """Under autocast the logits' and gradients' errors are at most 1.5 times the padded model's, planned or not."""
     reference, batch = build_model(dtype=torch.float64), build_batch()
     _, exact, _ = run_step(reference, batch)
     model = copy.deepcopy(reference).float()
-    errors = []
-    for m in (model, convert(model)):
+    twin, padded = convert(model), planned(batch, least_slots=10**6)
+    errors, shapes = [], []
+    for m, given in ((model, batch), (twin, batch), (twin, planned(batch)), (twin, padded)):
         with torch.autocast("cpu", dtype=dtype):
-            _, values, shape = run_step(m, batch)
+            _, values, shape = run_step(m, given)
         assert all(value.isfinite().all() for value in values.values())
         errors.append(relative_error(values, exact))
-    assert shape[0] == 1 and 0 < errors[1] < 1.5 * errors[0]
+        shapes.append(shape[0])
+    assert shapes == [len(LENGTHS), 1, 1, len(LENGTHS)]
+    assert all(0 < error < 1.5 * errors[0] for error in errors[1:])
 
 
 def test_attention_dropout_has_the_config_s_rate() -> None:
@@ -375,7 +404,7 @@ def test_attention_dropout_has_the_config_s_rate() -> None:
     rows, heads, rate = 4000, 2, 0.3
     mask = torch.zeros(rows, 2, dtype=torch.bool)
     mask[:, 0] = True
-    packing = unpadded_encoder.plan_packing(mask, mask.sum(dim=1), [1] * rows)
+    packing = follow_plan(plan_packing(mask), torch.float64)
     module, ones = nn.Module(), torch.ones(1, heads, rows, 8, dtype=torch.float64)
     module.is_causal = False
     torch.manual_seed(0)
@@ -431,17 +460,68 @@ def test_less_is_kept_for_backward(lengths: list[int], dropout: float) -> None:
     assert count_saved_bytes(twin, batch) < count_saved_bytes(model, batch)
 
 
+def test_a_plan_says_where_tokens_stand() -> None:
+    """By hand, for rows of 2, 1 and 3 tokens: in one rectangle in the batch's order, in groups by length."""
+    mask = build_batch([2, 1, 3], width=4)["attention_mask"].bool()
+    in_order, by_length = plan_packing(mask, groups=1), plan_packing(mask, groups=2)
+    assert in_order["rectangles"] == [[3, 4, False]] and by_length["rectangles"] == [[3, 3, False]]
+    places = [0, 1, 4, 8, 9, 10]
+    assert in_order["indices"].tolist() == [*places, *places, 0, 1, 0, 0, 2, 0, 0, 0, 3, 4, 5, 0]
+    assert by_length["indices"].tolist() == [*places, 3, 4, 0, 6, 7, 8, 2, 0, 0, 0, 1, 0, 3, 4, 5]
+    packing = follow_plan(by_length, torch.float64)
+    assert packing.batch_shape == (3, 4)
+    assert packing.key_biases[0].view(3, 3).exp().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+
+
+def test_a_plan_is_packed_padded_or_full() -> None:
+    """Padded where little is padding, where a row begins with it, or where there are fewer slots than are worth it."""
+    mask = build_batch([2, 1, 3], width=4)["attention_mask"].bool()
+    assert plan_packing(mask, least_slots=12)["path"] == "packed"
+    assert plan_packing(mask, least_slots=13)["path"] == "padded"
+    assert plan_packing(mask.flip(1))["path"] == "padded"
+    assert plan_packing(build_batch([10, 9], width=10)["attention_mask"].bool())["path"] == "padded"
+    assert plan_packing(torch.ones(2, 3, dtype=torch.bool), least_slots=13)["path"] == "full"
+
+
+def test_batches_are_planned_for_their_device() -> None:
+    """On a GPU one rectangle, from as many slots on as keep it busy for longer than the launches; compiled: none."""
+    encoder = find_encoder(build_model())  # a layer has 4 * 16 * 16 + 2 * 16 * 24 = 1792 weights
+    launches = unpadded_encoder.Launches(layer=8, packing=4, multiply_adds=3 * 1792 * 5)
+    assert unpadded_encoder.least_slots_on_a_gpu(encoder, launches) == 12 * 5
+    args = SimpleNamespace(torch_compile=False, fp16=False, bf16=True, device=torch.device("cpu"))
+    twin = convert(build_model())
+    assert plan_batches(build_model(), default_data_collator, args) is default_data_collator
+    assert plan_batches(twin, default_data_collator, args) == PackingCollator(default_data_collator)
+    args.device = torch.device("cuda")
+    half = plan_batches(twin, default_data_collator, args)
+    args.bf16 = False
+    full = plan_batches(add_adapter(twin, "LORA"), default_data_collator, args)
+    assert half.groups == full.groups == 1 and half.least_slots > 4 * full.least_slots > 0
+    args.torch_compile = True
+    assert plan_batches(twin, default_data_collator, args) is default_data_collator
+
+
+def test_a_plan_without_padding_takes_no_mask() -> None:
+    """The encoder's layers get none, as where the mask itself shows it."""
+    twin, masks = convert(build_model()), []
+    find_encoder(twin).layer[0].register_forward_pre_hook(lambda _, args: masks.append(args[1]))
+    batch = build_batch([WIDTH, WIDTH])
+    torch.testing.assert_close(twin(**planned(batch)).logits, build_model()(**batch).logits, rtol=1e-10, atol=1e-12)
+    assert masks == [None]
+
+
 def test_the_plan_is_made_once_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers share one plan, and recomputing them under checkpointing makes no other."""
-    plans = []
-    plan = unpadded_encoder.plan_packing
-    monkeypatch.setattr(unpadded_encoder, "plan_packing", lambda *args: plans.append(plan(*args)) or plans[-1])
+    """Layers share one packing, and recomputing them under checkpointing makes no other."""
+    packings = []
+    monkeypatch.setattr(
+        unpadded_encoder, "follow_plan", lambda *args: packings.append(follow_plan(*args)) or packings[-1]
+    )
     twin = convert(build_model().train())
     twin.gradient_checkpointing_enable()
     run_step(twin, build_batch())
-    assert len(plans) == 1
-    assert plans[0].rectangles == [(8, 3), (8, 9), (4, 14)]
-    assert plans[0].slots.unique().numel() == sum(LENGTHS)
+    assert len(packings) == 1
+    assert packings[0].rectangles == [(8, 3), (8, 9), (4, 14)]
+    assert packings[0].slots.unique().numel() == sum(LENGTHS)
 
 
 def test_copies_pickles_and_checkpoints(tmp_path) -> None:
@@ -474,25 +554,42 @@ def test_torch_compile_takes_the_padded_path() -> None:
     torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, rtol=1e-10, atol=1e-12)
 
 
-def train(model: nn.Module, folder) -> list[Tensor]:
+@pytest.mark.parametrize("peft_type", [None, "LORA"])
+def test_a_planned_batch_breaks_no_graph(peft_type: str | None) -> None:
+    """Packed, by a plan for one rectangle or several, a compiled model is one graph with the padded results."""
+    model = build_model("Roberta").eval()
+    model = model if peft_type is None else add_adapter(model, peft_type).double()
+    twin = convert(model)
+    for groups in (1, 4):
+        batch = planned(build_batch(), groups)
+        torch._dynamo.reset()
+        explained = torch._dynamo.explain(twin)(**batch)
+        assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+        compiled = torch.compile(twin, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(**batch).logits, model(**build_batch()).logits, rtol=1e-10, atol=1e-12)
+
+
+def train(model: nn.Module, folder, collate=default_data_collator) -> list[Tensor]:
     """Train for four steps of two accumulated batches with Trainer and return what is trainable, and eval logits."""
     batch = build_batch(LENGTHS[:16])
     rows = [{key: value[i] for key, value in batch.items()} for i in range(16)]
     schedule = {"max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     files = {"output_dir": str(folder), "save_strategy": "no", "report_to": "none", "disable_tqdm": True}
     trainer = Trainer(
-        model, TrainingArguments(**schedule, **files, learning_rate=1e-2, use_cpu=True, seed=3), None, rows
+        model, TrainingArguments(**schedule, **files, learning_rate=1e-2, use_cpu=True, seed=3), collate, rows
     )
     trainer.train()
     return [*(p.detach() for p in model.parameters() if p.requires_grad), torch.tensor(trainer.predict(rows)[0])]
 
 
 def test_trainer_reaches_the_same_weights(tmp_path) -> None:
-    """Four accumulated AdamW steps end at the padded run's weights in float64, and have moved them."""
+    """Four accumulated AdamW steps end at the padded run's weights in float64, planned or not, and have moved them."""
     model = add_adapter(build_model("Roberta"), "LORA").double()
     start = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-    twin = convert(model)
+    twin, planned_twin = convert(model), convert(model)
     expected, got = train(model, tmp_path), train(twin, tmp_path)
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
+    got = train(planned_twin, tmp_path, PackingCollator(default_data_collator, groups=1))
     torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-10)
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(start, got, strict=False))
 
@@ -500,7 +597,7 @@ def test_trainer_reaches_the_same_weights(tmp_path) -> None:
 def run_rank(rank: int, folder: str, queue: torch.multiprocessing.SimpleQueue) -> None:
     """Run one of two DDP ranks on its half of the batch and send back the shared gradient."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    half = {key: value[rank::2] for key, value in build_batch().items()}
+    half = planned({key: value[rank::2] for key, value in build_batch().items()})
     model = nn.parallel.DistributedDataParallel(convert(build_model().train()))
     _, values, shape = run_step(model, half)
     del values["loss"]

@@ -20,12 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from glue_peft.errors import UsageError
-from glue_peft.tables.estimates import Estimate, t_quantile, welch, with_seeds
-from glue_peft.tables.paired_tests import SIGNIFICANCE, holm
+from glue_peft.tables.estimates import POWER, SIGNIFICANCE, Estimate, holm, t_quantile, welch, with_seeds
 
 DEFAULT_MARGIN = "2sd"
 KINDS = ("population", "sample")
-POWER = 0.8
 MOST_SEEDS = 100  # that are tried when it is asked how many it would take
 STEP = 0.1  # papers print one decimal
 EQUIVALENT, DIFFERS, INCONCLUSIVE = "equivalent", "differs", "inconclusive"

@@ -1,4 +1,4 @@
-"""The mean or median of a few seeds with its standard error, and Welch's comparison of two of them.
+"""The mean or median of a few seeds with its standard error, Welch's comparison of two of them, Holm's correction.
 
 Of SciPy only scipy.special is imported, and only when two are compared: that takes 0.2 s where scipy.stats, whose
 ttest_ind(equal_var=False) gives the same numbers (tests/test_estimates.py), takes 0.7 s.
@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+SIGNIFICANCE = 0.05
+POWER = 0.8  # with which a number of seeds is said to show something
 NO_SPREAD = 1e-12  # scores are fractions or percent; below this a deviation is rounding
 # Standard deviation of the median of n normal numbers over that of their mean, n = 1 to 20, by numerical integration
 # over the order statistics (tests/test_estimates.py does it again); it tends to sqrt(pi / 2) from below.
@@ -73,6 +75,21 @@ def centre(values: Sequence[float], statistic: str) -> float:
     return statistics.fmean(values) if statistic == "mean" else statistics.median(values)
 
 
+def deviation(values: Sequence[float], ddof: int) -> float | None:
+    """Return the standard deviation about the mean, which divides by n - ddof; a single value has none."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if ddof else statistics.pstdev(values)
+
+
+def interval_half_width(values: Sequence[float]) -> float | None:
+    """Return half the width of the 95 % t interval of the mean, None without spread."""
+    n = len(values)
+    if n < 2 or statistics.stdev(values) < NO_SPREAD:
+        return None
+    return t_quantile(n - 1, 0.975) * statistics.stdev(values) / math.sqrt(n)
+
+
 def median_to_mean(n: int) -> float:
     """Return how much larger a median's standard error is than a mean's, for n seeds of normal scores."""
     return MEDIAN_TO_MEAN[n - 1] if n <= len(MEDIAN_TO_MEAN) else math.sqrt(math.pi / 2)
@@ -102,3 +119,18 @@ def t_quantile(degrees: float, probability: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return Holm's step-down adjusted p-values, in the order given.
+
+    None, a test that couldn't be made, stays None and counts as one of the family: what is left in it must not get
+    easier to pass for that.
+    """
+    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for position, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - position) * p))
+        adjusted[index] = largest
+    return adjusted

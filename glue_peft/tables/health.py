@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glue_peft.run_folder import RECORD_FILE, plural
-from glue_peft.tables.collapse import collapse, divergence, majority_share
+from glue_peft.tables.collapse import collapse, divergence, evaluated_rows, majority_share
 from glue_peft.tables.protocol import settings_of, shortened
 from glue_peft.tables.read import Run, UnusableFileError, number, part, printable
 from glue_peft.tables.results import Results, Row, is_there
 from glue_peft.tasks import TASKS
 
+UNLIKELY_TWICE = ("eval_loss", "eval_runtime")
 SAME_IN_ALL_TASKS = (
     *("base model", "adapter_name", "rank"),
     *("adapter_config.peft_type", "adapter_config.target_modules"),
@@ -57,8 +58,10 @@ def health_lines(results: Results) -> list[str]:
             if reason is not None:
                 counts = "dropped" if run.dropped else "counted"
                 lines.append(f"{kind}, {counts}: {printable(str(run.folder))} ({reason})")
+    lines += repeated_lines(runs)
     for row in results.rows:
-        lines += [f"differs from its row: {line}" for line in different_lines(row, results.tasks)]
+        lines += [f"differs from its row: {line}" for line in different_lines(row, results.tasks, results.epoch)]
+        lines += [line for task in results.tasks for line in short_lines(row, task)]
     return (lines or [f"nothing found in {plural(len(runs), 'run')}"]) + unchecked_lines(runs)
 
 
@@ -74,21 +77,55 @@ def faulty_line(run: Run, fault: UnusableFileError) -> str:
     return f"{'unusable' if divergence(run) is None else 'diverged'}: {folder} ({fault.reason})"
 
 
+def repeated_lines(runs: list[Run]) -> list[str]:
+    """Return a line for each run that has another seed's score and loss (or time) to all digits: one file, copied."""
+    first: dict[tuple[object, ...], Run] = {}
+    lines = []
+    for run in runs:
+        name = next((name for name in UNLIKELY_TWICE if number(run.metrics.get(name)) is not None), None)
+        if run.score is None or name is None:
+            continue
+        same = first.setdefault((run.folder.parents[1], run.task, run.score, name, run.metrics[name]), run)
+        if same is not run:
+            counts = "dropped" if run.dropped else "counted"
+            folders = f"{printable(str(run.folder))} (score and {name} of {printable(str(same.folder))})"
+            lines.append(f"repeated, {counts}: {folders}")
+    return lines
+
+
+def short_lines(row: Row, task: str) -> list[str]:
+    """Return a line where runs without a record were evaluated on another number of rows than GLUE has."""
+    rows = Counter(evaluated_rows(run) for run in row.used(task).values() if run.record is None).most_common(1)
+    usual, whole = rows[0][0] if rows else None, TASKS[task].validation_rows
+    if usual is None or not whole or usual == whole[0]:
+        return []
+    return [f"evaluated on {usual:.0f} rows, where GLUE's {task} has {whole[0]}: {printable(str(row.root))}"]
+
+
 def unchecked_lines(runs: list[Run]) -> list[str]:
     """Say which checks had nothing to go by."""
     scored = [run for run in runs if run.score is not None]
-    no_record = sum(run.record is None for run in scored)
+    bare = [run for run in scored if run.record is None]
     no_share = sum("accuracy" in TASKS[run.task].metrics and majority_share(run) is None for run in scored)
-    arguments = [f"the arguments of {plural(no_record, 'run')} (no {RECORD_FILE})"] if no_record else []
-    shares = [f"whether {plural(no_share, 'run')} collapsed (no eval_majority_share)"] if no_share else []
-    return [f"not checked: {' and '.join(arguments + shares)}"] if arguments or shares else []
+    no_loss = sum(not any(number(run.metrics.get(name)) is not None for name in UNLIKELY_TWICE) for run in bare)
+    unchecked = {
+        f"arguments (no {RECORD_FILE}: {{}})": len(bare),
+        "epochs (no epoch: {})": sum("epoch" not in run.metrics for run in bare),
+        "rows (no eval_samples: {})": sum(evaluated_rows(run) is None for run in bare),
+        "copies (no eval_loss: {})": no_loss,
+        "collapse (no eval_majority_share: {})": no_share,
+    }
+    said = [text.format(plural(count, "run")) for text, count in unchecked.items() if count]
+    return [f"not checked: {', '.join(said)}"] if said else []
 
 
-def different_lines(row: Row, tasks: list[str]) -> list[str]:
+def different_lines(row: Row, tasks: list[str], epoch: str) -> list[str]:
     """Return a line for each run that was made in another way than most of its row: folder and arguments."""
     found: dict[Path, list[str]] = {}
     everything: dict[Path, dict[str, str]] = {}
     for task in tasks:
+        measured = {run.folder: measured_values(run, epoch) for run in row.used(task).values()}
+        collect_outliers(measured, lambda name: True, found)
         records = {run.folder: (seed, run.record) for seed, run in row.used(task).items() if run.record is not None}
         settings = {folder: settings_of(record) for folder, (_, record) in records.items()}
         collect_outliers(settings, lambda name: name not in SAME_IN_ALL_TASKS, found)
@@ -99,6 +136,13 @@ def different_lines(row: Row, tasks: list[str]) -> list[str]:
                 found.setdefault(folder, []).append(f"its seed is {recorded:g}")
     collect_outliers(everything, lambda name: name in SAME_IN_ALL_TASKS, found)
     return [f"{printable(str(folder))}: {'; '.join(details)}" for folder, details in sorted(found.items())]
+
+
+def measured_values(run: Run, epoch: str) -> dict[str, str]:
+    """Return what the files say beside the score: the rows that gave it and, of a last epoch, how many there were."""
+    epochs = number(run.metrics.get("epoch")) if epoch == "last" else None
+    values = {"epoch": epochs, "eval_samples": evaluated_rows(run)}
+    return {name: f"{value:g}" for name, value in values.items() if value is not None}
 
 
 def collect_outliers(

@@ -116,14 +116,13 @@ def shortened(text: str) -> str:
 
 
 def caption(results: Results, statistic: str, ddof: int) -> str:
-    """Return the protocol behind a table's numbers."""
+    """Return the protocol behind a table's numbers; one seed has no deviation."""
     complete = all(
         len(scores) == results.n_seeds
         for row in results.rows
         for scores in [row.seed_averages(results.averaged_tasks), *map(row.scores, results.tasks)]
     )
-    runs = [run for row in results.rows for task in results.tasks for run in row.used(task).values()]
-    from_record = all(run.source is not None and run.source.name == "run.json" for run in runs)
+    std = f" ± {('population', 'sample')[ddof]} std" if results.n_seeds > 1 else ""
     usual = results.seeds == list(range(1, results.n_seeds + 1))
     seeds = plural(results.n_seeds, "seed") + ("" if usual else f" ({seeds_text(results.seeds).partition(' ')[2]})")
     others = [
@@ -132,8 +131,8 @@ def caption(results: Results, statistic: str, ddof: int) -> str:
         if task in results.tasks and (task == "stsb" or key != main_metric(task))
     ]
     parts = [
-        f"{statistic} ± {('population', 'sample')[ddof]} std over {'' if complete else 'up to '}{seeds}, in percent",
-        EPOCHS[results.epoch] + ("" if from_record else " as evaluated"),
+        f"{statistic}{std} over {'' if complete else 'up to '}{seeds}, in percent",
+        epochs_in_words(results),
         *others,
         *data_limits(results.rows, results.tasks),
         mnli_starts(results),
@@ -142,6 +141,16 @@ def caption(results: Results, statistic: str, ddof: int) -> str:
         parts.append(f"collapsed and diverged runs dropped (--drop_collapsed): {results.n_dropped}")
     kinds = memory_kinds(results.rows, results.tasks)
     return "; ".join(parts + ([f"peak memory: {', '.join(kinds)}"] if kinds else []))
+
+
+def epochs_in_words(results: Results) -> str:
+    """Return whose scores these are, as far as that is known."""
+    runs = [run for row in results.rows for task in results.tasks for run in row.used(task).values()]
+    unknown = sum(not run.epoch_known for run in runs)
+    if unknown == len(runs):
+        return "evaluated model, epoch unknown"
+    known = EPOCHS[results.epoch]
+    return known + (f" (evaluated model, epoch unknown: {unknown} of {plural(len(runs), 'run')})" if unknown else "")
 
 
 def mnli_starts(results: Results) -> str:

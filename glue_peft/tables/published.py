@@ -1,18 +1,20 @@
 """The papers' rows, and how ours compare with them.
 
 published_glue.csv, beside this file, has one line for each number, as its paper prints it, and where it was read.
-`layers` are the adapted layers and `mnli_start` says whether the task starts from an MNLI adapter; `?` stands for what
-wasn't read, or isn't said.
+`statistic` says which kind of deviation that is where it is known: `mean±population std`, `median±sample std`, else
+`median±std`. `layers` are the adapted layers and `mnli_start` says whether the task starts from an MNLI adapter; `?`
+stands for what wasn't read, or isn't said.
 """
 
 import csv
-import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glue_peft.tables.paired_tests import centre
+from glue_peft.run_folder import plural
+from glue_peft.tables.equivalence import Judgement, Margin, judge, printed, summary
+from glue_peft.tables.estimates import centre, estimate
+from glue_peft.tables.formats import Table, p_text
 from glue_peft.tables.protocol import adapter_starts, data_limits, row_facts
 from glue_peft.tables.read import part, printable
 from glue_peft.tables.results import Results, Row
@@ -59,7 +61,8 @@ class PublishedRow:
     def protocol(self) -> str:
         """Return the protocol in a few words."""
         layers = {"all": "", "query value": "; query and value"}.get(self.layers, "; every encoder linear")
-        what = "one value" if self.statistic == "single" else f"{self.statistic} of {self.n_seeds}"
+        std = "± std (which kind: ?)" if self.deviation == "?" else f"± {self.deviation} std"
+        what = "one value" if self.statistic == "single" else f"{self.statistic} {std} of {self.n_seeds}"
         epoch = "epoch not said" if self.epoch == "?" else f"{self.epoch} epoch"
         stsb = f"; STS-B: {METRICS[self.scores['stsb'].metric]}" if "stsb" in self.scores else ""
         starts = [task for task, score in self.scores.items() if score.mnli_start == "yes"]
@@ -123,35 +126,66 @@ def published_of(row: Row, tasks: list[str]) -> list[PublishedRow]:
     return [theirs for theirs in published if same_method(theirs, facts["method"])]
 
 
-def compare_with_published(row: Row, theirs: PublishedRow, results: Results, statistic: str) -> str:
-    """Say for each task whether ours lies within two combined standard errors, and in what the protocols differ."""
-    within: list[str] = []
-    outside: list[str] = []
-    open_: list[str] = []
+def published_columns(
+    row: Row, theirs: PublishedRow, results: Results
+) -> dict[str, tuple[list[float], PublishedScore]]:
+    """Return our seeds' scores in percent and the printed number of every column that both have, `avg` last."""
+    columns = {}
     for task in [*results.tasks, "avg"]:
         average = task == "avg"
         scores = row.seed_averages(results.averaged_tasks) if average else row.scores(task)
-        printed = theirs.comparable_average(results) if average else theirs.scores.get(task)
-        values = [100 * value for value in scores.values()]
-        if printed is None or not values:
+        number = theirs.comparable_average(results) if average else theirs.scores.get(task)
+        if number is not None and scores:
+            columns[task] = [100 * value for value in scores.values()], number
+    return columns
+
+
+def judge_published(
+    row: Row, theirs: PublishedRow, results: Results, statistic: str, margin: Margin
+) -> dict[str, Judgement]:
+    """Return the verdict on every column in which both have a spread."""
+    pairs = {}
+    for task, (values, score) in published_columns(row, theirs, results).items():
+        ours = estimate(values, statistic)
+        if ours is not None:
+            readings = printed(score.value, score.spread, theirs.n_seeds, theirs.statistic, theirs.deviation)
+            pairs[task] = ours, readings
+    return judge(pairs, margin)
+
+
+def published_comparison(row: Row, theirs: PublishedRow, results: Results, statistic: str, margin: Margin) -> Table:
+    """Return the table of verdicts of one row against a published one."""
+    columns = published_columns(row, theirs, results)
+    judged = judge_published(row, theirs, results, statistic, margin)
+    rows = []
+    for task, (values, score) in columns.items():
+        difference = f"{round(centre(values, statistic) - score.value, 1) + 0.0:+.1f}"  # never -0.0
+        found = judged.get(task)
+        if found is None:
+            why = "no spread printed" if score.spread is None else "one seed of ours"
+            rows.append([task, str(len(values)), difference, "-", "-", "-", "-", f"no verdict: {why}"])
             continue
-        ours = centre(values, statistic)
-        if printed.spread is None or len(values) < 2:
-            open_.append(task)
-            continue
-        # Var(ours - theirs) = s^2 / n + s'^2 / n'. The papers don't say which divisor their s' has.
-        error = math.sqrt(statistics.variance(values) / len(values) + printed.spread**2 / theirs.n_seeds)
-        text = f"{task} ({round(ours - printed.value, 1) + 0.0:+.1f})"  # never -0.0
-        (within if abs(ours - printed.value) <= 2 * error else outside).append(text)
-    parts = [f"within 2 combined standard errors: {', '.join(within) or 'none'}"] if within or outside else []
-    parts += [f"outside: {', '.join(outside)}"] if outside else []
-    parts += [f"no spread to judge by: {', '.join(open_)}"] if open_ else []
-    if (within or outside) and "median" in (statistic, theirs.statistic):
-        parts.append("a median's standard error, about 1.25 times a mean's, was taken for a mean's")
+        interval = f"{round(found.low, 1) + 0.0:.1f} to {round(found.high, 1) + 0.0:.1f}"
+        cells = [f"{found.margin:.1f}", p_text(found.p), p_text(found.holm_p), found.in_words]
+        rows.append([task, str(len(values)), difference, interval, *cells])
+    title = (
+        f"{row.name} against {theirs.name}: {statistic} of ours minus {theirs.statistic} of theirs in points with "
+        f"Welch's 90 % interval; equivalent: the interval lies within the margin, {margin}; differs: Welch's p below "
+        f"0.05 after Holm over the {plural(len(judged), 'column')} of this table"
+    )
+    header = ["task", "n", "difference", "90 % interval", "margin", "Welch p", "Holm p", "verdict"]
+    table = Table(title, header, rows)
+    if judged:
+        table.notes.append(summary(judged, max(len(values) for values, _ in columns.values())))
+    if judged and theirs.deviation == "?":
+        table.notes.append(
+            "theirs may be the population's or the sample's deviation: both were tried, a verdict is what both say, "
+            "and interval, margin and p are those of the population's"
+        )
     differences = protocol_differences(row, theirs, results, statistic)
-    parts.append(f"protocol differs: {', '.join(differences)}" if differences else "no difference found in protocol")
-    parts.append("learning rate, epochs, batch, length and alpha are not compared")
-    return f"{row.name} against {theirs.name}: {'; '.join(parts)}"
+    said = f"protocol differs: {', '.join(differences)}" if differences else "no difference found in protocol"
+    table.notes.append(f"{said}; learning rate, epochs, batch, length and alpha are not compared")
+    return table
 
 
 def protocol_differences(row: Row, theirs: PublishedRow, results: Results, statistic: str) -> list[str]:
@@ -191,19 +225,19 @@ def variants(row: Row, tasks: list[str]) -> list[str]:
     return [name for name in flags if any(config.get(name) for config in configs)] + sorted(map(printable, starts))
 
 
-def published_cells(theirs: PublishedRow, results: Results, width: int) -> list[str]:
-    """Return a published row as it is printed in its paper, filled up with dashes."""
+def published_cells(theirs: PublishedRow, results: Results, width: int, aggregates: int) -> list[str]:
+    """Return a published row as it is printed in its paper; dashes fill the columns of aggregates and of costs."""
     scores = [*map(theirs.scores.get, results.tasks), theirs.average(results.averaged_tasks)]
     cells = [
         "-" if score is None else f"{score.value:.1f}{'' if score.spread is None else f' ± {score.spread:.1f}'}"
         for score in scores
     ]
     costs = [f"{theirs.parameters:g} M"] if theirs.parameters is not None else []
-    return ([f"{theirs.name}, {theirs.model}", *cells, *costs] + ["-"] * width)[:width]
+    return ([f"{theirs.name}, {theirs.model}", *cells, *["-"] * aggregates, *costs] + ["-"] * width)[:width]
 
 
-def published_notes(results: Results, statistic: str) -> list[str]:
-    """Return the protocol of every published row, and how each row of ours compares with those of its own method."""
+def published_notes(results: Results) -> list[str]:
+    """Return the protocol of every published row, and which rows of ours have none of their method beside them."""
     notes = [
         f"{theirs.name}, {model}: {theirs.protocol}"
         for model, published in published_of_all(results).items()
@@ -211,11 +245,9 @@ def published_notes(results: Results, statistic: str) -> list[str]:
     ]
     for row in results.rows:
         facts = row_facts(row, results.tasks)
-        same = published_of(row, results.tasks)
-        notes += [compare_with_published(row, theirs, results, statistic) for theirs in same]
         if not facts:
             notes.append(f"nothing beside {row.name}, as no run.json says what it is")
-        elif not same:
+        elif not published_of(row, results.tasks):
             what = f"{facts['method'] or 'this method'} on {facts['model'] or 'this model'}"
             notes.append(f"nothing beside {row.name}, as there is no row of {what}")
     return [f"published: {note}" for note in notes]
@@ -232,6 +264,7 @@ def published_records(results: Results) -> list[dict[str, Any]]:
             "n": 1 if theirs.statistic == "single" else theirs.n_seeds,
             "value": score.value,
             "std": score.spread,
+            "deviation": None if score.spread is None else theirs.deviation,
             "statistic": theirs.statistic,
             "epoch": theirs.epoch,
             "mnli_start": {"yes": True, "no": False}.get(score.mnli_start),
@@ -241,4 +274,26 @@ def published_records(results: Results) -> list[dict[str, Any]]:
         for theirs in published
         for task, score in theirs.scores.items()
         if task in results.tasks or score is theirs.average(results.averaged_tasks)
+    ]
+
+
+def judgement_records(
+    row: Row, theirs: PublishedRow, results: Results, statistic: str, margin: Margin
+) -> list[dict[str, Any]]:
+    """Return the verdicts on one row of ours against a published one, in points, for CSV and JSON."""
+    return [
+        {
+            "kind": "against published",
+            "name": f"{row.name} against {theirs.name}",
+            "task": task,
+            "value": found.difference,
+            "low": found.low,
+            "high": found.high,
+            "margin": found.margin,
+            "p": found.p,
+            "holm_p": found.holm_p,
+            "seeds_needed": found.needed,
+            "verdict": found.verdict,
+        }
+        for task, found in judge_published(row, theirs, results, statistic, margin).items()
     ]

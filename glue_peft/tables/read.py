@@ -5,6 +5,7 @@ A run's folder has the eval_results.json and run.json that run_glue.py writes. N
 
 import json
 import os
+import re
 import stat
 import statistics
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ EPOCHS = {
 SCORES_ARE_WRITTEN_WITH = {"last": "", "best": " (--eval_strategy epoch)", "selected": " (--selection_fraction)"}
 MOST_BYTES = 2**26  # far above any record, and read in a second
 MISSING = "missing"
+STATE_FILE = "trainer_state.json"
 
 
 class UnusableFileError(Exception):
@@ -50,6 +52,7 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)  # of the epoch asked for
     record: dict[str, Any] | None = None  # run.json
     source: Path | None = None  # the file with the score
+    epoch_known: bool = True  # whether the score is known to be that of the epoch asked for
     fault: UnusableFileError | None = None  # why there is no score
     dropped: bool = False  # by --drop_collapsed
 
@@ -62,7 +65,7 @@ def read_run(folder: Path, task: str, metric: str, epoch: str) -> Run:
         failure = read_failure(folder) if run.record is None else None
         if failure is not None and failure.kind != "stopped":
             raise failed(folder, Failure(failure.kind, printable(failure.message)))
-        run.metrics, run.source = read_metrics(folder, run.record, epoch)
+        run.metrics, run.source, run.epoch_known = read_metrics(folder, run.record, epoch)
         run.parts = tuple(take_score(run.source, run.metrics, key, metric) for key in result_keys(task, metric))
         run.score = statistics.fmean(run.parts)
     except UnusableFileError as error:
@@ -114,11 +117,12 @@ def read_record(folder: Path, task: str) -> dict[str, Any] | None:
     return record
 
 
-def read_metrics(folder: Path, record: dict[str, Any] | None, epoch: str) -> tuple[dict[str, Any], Path]:
-    """Return the metrics of the epoch asked for and the file that they stand in; raises UnusableFileError.
+def read_metrics(folder: Path, record: dict[str, Any] | None, epoch: str) -> tuple[dict[str, Any], Path, bool]:
+    """Return metrics, the file that they stand in, and whether the epoch asked for is known to be theirs.
 
-    run.json's `scores` has them all. Without it eval_results.json gives the last epoch's, unless the run itself
-    loaded another one.
+    run.json's `scores` has every epoch's. Without it eval_results.json has those of the model that was evaluated: the
+    last epoch's, unless the run loaded the best one, which Trainer's own trainer_state.json may tell. Raises
+    UnusableFileError, also where they are known to be another epoch's.
     """
     results_path, record_path = folder / "eval_results.json", folder / RECORD_FILE
     if record is not None and record.get("scores") is not None:
@@ -128,15 +132,50 @@ def read_metrics(folder: Path, record: dict[str, Any] | None, epoch: str) -> tup
             raise UnusableFileError(record_path, f"has no scores of the {epoch} epoch{SCORES_ARE_WRITTEN_WITH[epoch]}")
         if epoch == "best" and part(record, "arguments").get("eval_strategy") in (None, "no"):
             raise UnusableFileError(record_path, "has the last epoch's scores alone (--eval_strategy epoch)")
-        return chosen, record_path
-    if epoch == "last":
-        if record is not None and part(record, "arguments").get("load_best_model_at_end"):
+        return chosen, record_path, True
+    if epoch == "last" and record is not None:
+        arguments = part(record, "arguments")
+        if arguments.get("load_best_model_at_end"):
             raise UnusableFileError(record_path, "has no scores, and eval_results.json is the best epoch's")
-        return read_object(results_path), results_path
+        return read_object(results_path), results_path, arguments.get("do_train") is not False
+    if record is None and epoch != "selected":
+        metrics = read_object(results_path)
+        evaluated = evaluated_epochs(read_trainer_state(folder), metrics)
+        if epoch in evaluated or (not evaluated and epoch == "last"):
+            return metrics, results_path, epoch in evaluated
+        if "best" in evaluated:
+            raise UnusableFileError(results_path, f"is the best epoch's, as {STATE_FILE} says (--epoch best)")
     if record is None and not os.path.lexists(results_path):
         raise UnusableFileError(results_path, MISSING)
     reason = f"has no scores of the {epoch} epoch{SCORES_ARE_WRITTEN_WITH[epoch]}"
     raise UnusableFileError(record_path, reason if record is not None else f"is missing, so the run {reason}")
+
+
+def read_trainer_state(folder: Path) -> dict[str, Any] | None:
+    """Return Trainer's trainer_state.json, None where there is none that can be read."""
+    try:
+        return read_object(folder / STATE_FILE)
+    except UnusableFileError:
+        return None
+
+
+def evaluated_epochs(state: dict[str, Any] | None, metrics: dict[str, Any]) -> set[str]:
+    """Return which epoch's model was evaluated after training, `last` or `best` or both; empty where it isn't known.
+
+    Trainer notes a best checkpoint where it loads it at the end (--load_best_model_at_end), and elsewhere too. Which
+    model was evaluated is then told by the loss, which the log has for every evaluation in training.
+    """
+    if state is None or not isinstance(state.get("log_history"), list):
+        return set()
+    checkpoint = state.get("best_model_checkpoint")
+    if checkpoint is None:
+        return {"last"}
+    evaluations = [entry for entry in state["log_history"] if isinstance(entry, dict) and "eval_loss" in entry]
+    loss, last = number(metrics.get("eval_loss")), number(state.get("global_step"))
+    steps = {number(entry.get("step")) for entry in evaluations if loss is not None and entry["eval_loss"] == loss}
+    match = re.search(r"-(\d{1,18})/?$", str(checkpoint))
+    best = float(match[1]) if match else None
+    return {name for name, step in (("last", last), ("best", best)) if step is not None and step in steps}
 
 
 def take_score(path: Path, metrics: dict[str, Any], key: str, metric: str) -> float:

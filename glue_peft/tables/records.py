@@ -1,9 +1,11 @@
 """The numbers behind the tables, one record each with its protocol, for CSV and JSON."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from glue_peft.tables.comparisons import Comparison, seeds_needed, smallest_shown, verdict
 from glue_peft.tables.costs import COSTS, run_cost, seed_costs
-from glue_peft.tables.paired_tests import Comparison, centre, deviation, verdict
+from glue_peft.tables.estimates import centre, deviation
 from glue_peft.tables.protocol import adapter_starts
 from glue_peft.tables.read import EPOCHS, number, part, read_run
 from glue_peft.tables.results import Results, Row
@@ -40,22 +42,31 @@ def score_records(results: Results, statistic: str, ddof: int) -> list[dict[str,
     return records
 
 
-def comparison_records(first: Row, second: Row, compared: dict[str, Comparison]) -> list[dict[str, Any]]:
-    """Return the comparison of two rows, differences in points, for CSV and JSON."""
+def comparison_records(first: Row, second: Row, compared: Mapping[str, Comparison], size: int) -> list[dict[str, Any]]:
+    """Return the comparison of two rows, in a family of `size`, differences in points, for CSV and JSON."""
+
+    def points(fraction: float | None) -> float | None:
+        """Return a fraction in percent."""
+        return None if fraction is None else 100 * fraction
+
     return [
         {
             "kind": "comparison",
             "name": f"{second.name} minus {first.name}",
             "task": task,
-            "n": comparison.n,
-            "value": 100 * comparison.difference,
-            "low": None if comparison.low is None else 100 * comparison.low,
-            "high": None if comparison.high is None else 100 * comparison.high,
+            "n": min(comparison.n),
+            "value": points(comparison.difference),
+            "low": points(comparison.low),
+            "high": points(comparison.high),
             "p": comparison.p,
-            "holm_p": comparison.holm_p if task != "avg" else None,
+            "holm_p": comparison.holm_p,
+            "paired_p": comparison.paired_p,
             "permutation_p": comparison.permutation_p,
             "smallest_permutation_p": comparison.smallest_p,
-            "holm_permutation_p": comparison.holm_permutation_p if task != "avg" else None,
+            "holm_permutation_p": comparison.holm_permutation_p,
+            "family": size,
+            "smallest_shown": points(smallest_shown(comparison, size)),
+            "seeds_needed": seeds_needed(comparison, size),
             "verdict": verdict(comparison, first.name, second.name),
         }
         for task, comparison in compared.items()

@@ -39,9 +39,8 @@ from glue_peft.tables.equivalence import (
     parse_margin,
     printed,
 )
-from glue_peft.tables.estimates import centre, estimate
+from glue_peft.tables.estimates import centre, deviation, estimate
 from glue_peft.tables.formats import FORMATS, Table
-from glue_peft.tables.paired_tests import deviation
 from glue_peft.tables.published import PublishedRow, PublishedScore, read_published
 from glue_peft.tables.published_seeds import PublishedRun, seeds_of
 from glue_peft.tables.read import EPOCHS, part, printable, read_run

@@ -1,0 +1,110 @@
+"""What a search of learning rates (TUNE=1) found: its runs' scores on held-out rows, and the rate that they choose.
+
+The runs of the row RESULTS/lora4 with the rate 3e-4 are in RESULTS/search/lora4_lr3e-4/<seed>/<task>.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from glue_peft.run_folder import read_failure
+from glue_peft.tables.collapse import on_held_out_rows, sign_of_collapse
+from glue_peft.tables.read import UnusableFileError, number, part, read_record
+from glue_peft.tasks import main_metric
+
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished run of the search."""
+
+    rate: Decimal
+    seed: int
+    score: float | None  # of the last epoch on the held-out rows, a fraction; None where the run diverged
+    collapse: str | None = None  # why the run counts as one that learnt nothing
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rate that a search chose."""
+
+    rate: Decimal
+    mean: float | None  # over the seeds, without diverged ones
+    collapsed: int  # how many of its runs collapsed or diverged; 0, unless there are some at every rate
+    edge: str  # "lower" or "upper" where no rate was tried beyond it on that side, else ""
+
+
+def rate_text(rate: Decimal) -> str:
+    """Return a rate as it stands in folders and commands: 3e-4."""
+    return format(rate.normalize(), "e").replace("e+", "e")
+
+
+def read_search(root: Path, task: str) -> list[Trial]:
+    """Return the finished runs of the search behind a row's folder, by rate and seed."""
+    found = []
+    pattern = re.compile(re.escape(f"{root.name}_lr") + r"([0-9.]+e-?[0-9]+)")
+    for folder in (root.parent / SEARCH).glob(f"*/*/{task}"):
+        match, seed = pattern.fullmatch(folder.parent.parent.name), folder.parent.name
+        trial = read_trial(folder, task, Decimal(match[1]), int(seed)) if match and seed.isdecimal() else None
+        found += [trial] if trial else []
+    return sorted(found, key=lambda trial: (trial.rate, trial.seed))
+
+
+def read_trial(folder: Path, task: str, rate: Decimal, seed: int) -> Trial | None:
+    """Return what a run of the search came to; None where it isn't finished."""
+    failure = read_failure(folder)
+    if failure is not None and failure.kind == "diverged":
+        return Trial(rate, seed, None, str(failure))
+    try:
+        record = read_record(folder, task)
+    except UnusableFileError:
+        return None
+    last = part(part(record or {}, "scores"), "last")
+    score, metrics = number(last.get(f"selection_{main_metric(task)}")), on_held_out_rows(last)
+    if score is None:
+        return None
+    return Trial(rate, seed, score, sign_of_collapse(metrics, lambda end: metrics.get(f"eval_majority_share{end}")))
+
+
+def by_rate(trials: Iterable[Trial]) -> dict[Decimal, list[Trial]]:
+    """Return the trials of each rate, the rates ascending."""
+    found: dict[Decimal, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: trial.rate):
+        found.setdefault(trial.rate, []).append(trial)
+    return found
+
+
+def choose(trials: Iterable[Trial]) -> Chosen:
+    """Return the rate with the best mean of those at which no run collapsed or diverged.
+
+    Where there is none, of those with the fewest such runs. Of equal means the one nearest to the middle of the grid
+    is taken, and then the lower one.
+    """
+    grid = list(by_rate(trials).items())
+
+    def goodness(position: int) -> tuple[float, ...]:
+        """Return what is compared of a rate, the more the better."""
+        mean = mean_score(grid[position][1])
+        off_centre = abs(position - (len(grid) - 1) / 2)
+        return -n_collapsed(grid[position][1]), -math.inf if mean is None else mean, -off_centre, -position
+
+    best = max(range(len(grid)), key=goodness)
+    rate, of_rate = grid[best]
+    edge = "" if len(grid) == 1 else {0: "lower", len(grid) - 1: "upper"}.get(best, "")
+    return Chosen(rate, mean_score(of_rate), n_collapsed(of_rate), edge)
+
+
+def mean_score(trials: Iterable[Trial]) -> float | None:
+    """Return the mean score of the trials that have one."""
+    scores = [trial.score for trial in trials if trial.score is not None]
+    return statistics.fmean(scores) if scores else None
+
+
+def n_collapsed(trials: Iterable[Trial]) -> int:
+    """Count the trials that collapsed or diverged."""
+    return sum(trial.collapse is not None for trial in trials)
