@@ -48,8 +48,9 @@ def main() -> int:
 def page_lines() -> list[str]:
     """Return the page's lines."""
     lines = FOREWORD.splitlines()
-    names = sorted((path.stem for path in (REPOSITORY / "recipes").glob("*.tsv")), key=place)
-    for name in names:
+    paths = (REPOSITORY / "recipes").glob("*.tsv")
+    names = [path.stem for path in paths if read_header(path).about]  # the others are this project's own
+    for name in sorted(names, key=place):
         lines += ["", f"## {name}", "", *section(name)]
     return lines
 
