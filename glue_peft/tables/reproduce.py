@@ -109,10 +109,10 @@ class Cell:
         """Return the verdict, or why there is none."""
         if not self.values and self.missing:
             return MISSING
-        if self.deviating:
-            return "no verdict: other settings"
         if self.theirs is None:
             return "no published row"
+        if self.deviating:
+            return "no verdict: other settings"
         if not self.readings:
             return "no verdict: no spread published"
         if self.judgement is None:
@@ -310,8 +310,7 @@ def table_of(cells: list[Cell], settings: dict[str, str], header: recipes.Header
     for cell in cells:
         table.notes += cell.faults
         table.notes += [
-            f"differs from the recipe, so no verdict: {folder}: {'; '.join(texts)}"
-            for folder, texts in cell.deviating.items()
+            f"differs from the recipe: {folder}: {'; '.join(texts)}" for folder, texts in cell.deviating.items()
         ]
     table.notes += missing_lines(cells, settings)
     table.notes.append(summary_of(cells, settings["RECIPE"]))
