@@ -17,6 +17,8 @@ its standard error. Seeded: the same command prints the same numbers.
 4. Margins: "equivalent" where the true shift is the margin: a number of points; a number of printed deviations; or
    that number of true deviations, which no paper prints.
 5. Exact reproductions that are called "equivalent" at the default margin.
+6. Not simulated but computed, for planning: how many seeds a row show a difference of so many deviations in 80 % of
+   cases, and how many a permutation test needs to confirm it.
 """
 
 import argparse
@@ -27,9 +29,16 @@ from pathlib import Path
 
 import numpy as np
 
-from glue_peft.tables.comparisons import best_cells, compare, compare_rows
+from glue_peft.tables.comparisons import (
+    Comparison,
+    best_cells,
+    compare,
+    compare_rows,
+    permutation_seeds,
+    seeds_needed,
+)
 from glue_peft.tables.equivalence import DEFAULT_MARGIN, KINDS, Judgement, judge, parse_margin, printed
-from glue_peft.tables.estimates import SIGNIFICANCE, centre, estimate
+from glue_peft.tables.estimates import SIGNIFICANCE, Estimate, centre, estimate
 from glue_peft.tables.read import Run
 from glue_peft.tables.results import Results, Row
 from glue_peft.tasks import PAPER_TASKS, main_metric
@@ -52,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=4000, help="draws of each case (default: %(default)s)")
-    parser.add_argument("--parts", default="12345", help="which parts, as 135 (default: all)")
+    parser.add_argument("--parts", default="123456", help="which parts, as 135 (default: all)")
     return parser.parse_args()
 
 
@@ -220,10 +229,25 @@ def margin_lines(generator: np.random.Generator, repeats: int) -> Iterator[str]:
                 yield " | ".join([statistic, kind, f"{size}", *cells])
 
 
+def planning_lines(generator: np.random.Generator, repeats: int) -> Iterator[str]:
+    """Yield part 6."""
+    yield "6. seeds a row that show a difference of so many deviations in 80 % of cases; and for a permutation test"
+    differences = (1.0, 1.5, 2.0, 3.0)
+    header = [f"{difference:g} deviations" for difference in differences]
+    yield " | ".join(["comparisons", *header, "permutation test", "sign flips, paired"])
+    unit = Estimate(0.0, 1.0, 5)
+    for rows, tasks in ((2, 1), (2, 6), (3, 6), (4, 3), (4, 6), (6, 6)):
+        size = (rows - 1) * (tasks + (tasks > 1))
+        found = [Comparison((5, 5), difference, estimates=(unit, unit)) for difference in differences]
+        cells = [str(seeds_needed(comparison, size)) for comparison in found]
+        least = [str(permutation_seeds(size, paired)) for paired in (False, True)]
+        yield " | ".join([f"{size} ({rows} rows, {tasks} tasks)", *cells, *least])
+
+
 def main() -> None:
     """Print the parts that are asked for."""
     args = parse_arguments()
-    parts = {"1": family_lines, "2": power_lines, "3": published_lines, "4": margin_lines}
+    parts = {"1": family_lines, "2": power_lines, "3": published_lines, "4": margin_lines, "6": planning_lines}
     for name, lines in parts.items():
         if name in args.parts or (name == "3" and "5" in args.parts):
             for line in lines(np.random.default_rng(int(name)), args.repeats):

@@ -69,7 +69,7 @@ def test_the_command_prints_every_part(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["simulate_verdicts", "--repeats", "2"])
     simulate_verdicts.main()
     out = capsys.readouterr().out
-    assert [line[0] for line in out.splitlines() if line[:1].isdigit() and line[1] == "."] == ["1", "2", "3", "4"]
+    assert [line[0] for line in out.splitlines() if line[:1].isdigit() and line[1] == "."] == ["1", "2", "3", "4", "6"]
     assert out.count(" ± ") > 100
     simulate_verdicts.main()
     assert capsys.readouterr().out == out
