@@ -187,9 +187,9 @@ def comparison_table(first: Row, second: Row, family: Family, pair: tuple[int, i
         said = verdict(comparison, first.name, second.name)
         rows.append([task, n, percent(comparison.difference), interval, *ps, said])
     title = (
-        f"{second.name} minus {first.name}: difference of the means in points with its 95 % interval, Welch's t-test, "
-        f"the same after Holm over {family.name}, on which the verdict rests; beside it the t-test paired by seed and "
-        "the unpaired permutation test with the smallest value that so many seeds can reach"
+        f"{second.name} minus {first.name}: difference of the means in points, its 95 % interval, Welch's t-test, the "
+        f"same after Holm over {family.name}, on which the verdict rests; t-test paired by seed; unpaired permutation "
+        "test with the smallest p that so many seeds can reach"
     )
     header = ["task", "n", "difference", "95 % interval", "Welch p", "Holm p", "paired p", "permutation p", "verdict"]
     table = Table(title, header, rows)

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glue_peft.errors import OneLineParser, run_script
+from glue_peft.run_folder import plural
 from glue_peft.tables.costs import seed_costs
 from glue_peft.tables.estimates import interval_half_width
 from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
 from glue_peft.tables.health import coverage_lines, health_lines
-from glue_peft.tables.protocol import data_limits
+from glue_peft.tables.protocol import data_limits, epochs_in_words, has_all_seeds
 from glue_peft.tables.published import PublishedRow, published_of
-from glue_peft.tables.read import EPOCHS
 from glue_peft.tables.results import Results, Row, add_arguments, read_results
 from glue_peft.tasks import METRICS, title
 
@@ -165,7 +165,8 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     fitting = max(1, min(4, len(handles), int(figure.get_figwidth() / longest)))
     figure.set_figheight(figure.get_figheight() + 0.22 * (math.ceil(len(handles) / fitting) - 1))
     figure.legend(handles=handles, loc="outside lower center", ncols=fitting, fontsize=9, frameon=False)
-    text = f"Percent; each seed, mean and 95 % interval over up to {results.n_seeds} seeds; {EPOCHS[results.epoch]}"
+    seeds = plural(results.n_seeds, "seed") if has_all_seeds(results) else f"up to {results.n_seeds} seeds"
+    text = f"Percent; each seed, mean and 95 % interval over {seeds}; {epochs_in_words(results)}"
     text += "".join(f"; {limit}" for limit in data_limits(results.rows, results.tasks))
     if results.drop_collapsed:
         text += f"; collapsed and diverged runs dropped: {results.n_dropped}"

@@ -189,7 +189,8 @@ def test_the_title_says_what_was_dropped(roots):
     assert title.endswith("up to 3 seeds; last epoch; collapsed and diverged runs dropped: 1")
     assert solid(panels["MRPC (accuracy)"]) == [pytest.approx((0, 88))]
     assert len(panels["MRPC (accuracy)"].collections[0].get_offsets()) == 2
-    assert "dropped" not in plotted(roots[0], 3, "a.png")[0].get_suptitle()
+    complete = plotted(roots[0], 3, "a.png")[0].get_suptitle()
+    assert "dropped" not in complete and complete.endswith("over 3 seeds; last epoch")
 
 
 def test_a_figure_that_cannot_be_written(roots, tmp_path, capsys, monkeypatch):

@@ -57,7 +57,8 @@ def test_mnlis_sets_in_json(tmp_path, capsys):
 def test_runs_are_listed_one_a_line(tmp_path, capsys):
     """Last, best and selected epoch side by side, whatever --epoch asks for; what wasn't measured stays empty."""
     entry = {"epoch": 3.0, "eval_accuracy": 0.875}
-    scores = {"last": entry | {"epoch": 10.0, "eval_accuracy": 0.75}, "best": entry}
+    last = {"epoch": 10.0, "eval_accuracy": 0.75, "eval_loss": 0.5, "eval_predicted_classes": 2}
+    scores = {"last": last, "best": entry}
     scores["selected"] = entry | {"selection_accuracy": 0.625}
     write_run(tmp_path / "lora4", 1, "mrpc", 0.75, scores=scores)
     write_run(tmp_path / "lora4", 2, "mrpc", 0.5, scores=None, device="cpu")
@@ -68,6 +69,14 @@ def test_runs_are_listed_one_a_line(tmp_path, capsys):
     assert (first["selection_rows_score"], second["selection_rows_score"]) == ("62.5", "")
     assert (first["adapter_parameters"], first["train_seconds"], first["device"]) == ("663552", "60.0", "")
     assert (second["last"], second["best"], second["device"]) == ("50.0", "", "cpu")
+    assert [first[name] for name in ("model", "method", "rank", "layers")] == [
+        "roberta-base", "lora", "4", "dense key query value",
+    ]  # fmt: skip
+    assert first["folder"] == f"{tmp_path}/lora4/1/mrpc"
+    assert (first["accuracy"], first["loss"], first["f1"], first["predicted_classes"]) == ("0.75", "0.5", "", "2")
+    assert [first[f"{name}_sha256"] for name in ("model", "train", "validation")] == [
+        "5f63", "mrpc train", "mrpc validation",
+    ]  # fmt: skip
 
 
 def test_listed_runs_of_mnli_and_of_one_evaluation(tmp_path, capsys):

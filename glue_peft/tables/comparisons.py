@@ -18,10 +18,12 @@ from glue_peft.tables.estimates import (
     NO_SPREAD,
     POWER,
     SIGNIFICANCE,
+    Difference,
     Estimate,
     centre,
     estimate,
     holm,
+    sample_deviation,
     t_quantile,
     welch,
     with_seeds,
@@ -47,7 +49,7 @@ class Comparison:
     paired_p: float | None = None  # the t-test of the seeds that both have
     permutation_p: float | None = None
     smallest_p: float | None = None  # that so many seeds can reach in the permutation test
-    estimates: tuple[Estimate, Estimate] | None = None
+    estimates: tuple[Estimate | None, Estimate | None] = (None, None)
     holm_p: float | None = None  # Welch's p and the permutation's, corrected over the family
     holm_permutation_p: float | None = None
 
@@ -65,10 +67,10 @@ class Family:
         return sum(map(len, self.pairs.values()))
 
 
-def compare_rows(results: Results, all_pairs: bool) -> Family:
+def compare_rows(results: Results, all_pairs: bool, permute: bool = True) -> Family:
     """Compare each row with the first, or all pairs, in each task that both have, and last in avg.
 
-    The average of a single task is that task, and no comparison of its own.
+    The average of a single task is that task, and no comparison of its own. Simulations do without permutation tests.
     """
     n_rows = len(results.rows)
     pairs = list(itertools.combinations(range(n_rows), 2)) if all_pairs else [(0, row) for row in range(1, n_rows)]
@@ -78,7 +80,7 @@ def compare_rows(results: Results, all_pairs: bool) -> Family:
         (pair, name): comparison
         for pair in pairs
         for name in names
-        if (comparison := compare(columns[pair[0]][name], columns[pair[1]][name])) is not None
+        if (comparison := compare(columns[pair[0]][name], columns[pair[1]][name], permute)) is not None
     }
     rows = f"all {len(pairs)} pairs of {n_rows} rows" if all_pairs else f"{plural(n_rows - 1, 'row')} with the first"
     what = plural(len(results.tasks), "task") + (" and avg" if "avg" in names else "")
@@ -87,7 +89,8 @@ def compare_rows(results: Results, all_pairs: bool) -> Family:
     by_pair: dict[tuple[int, int], dict[str, Comparison]] = {pair: {} for pair in pairs}
     for ((pair, name), comparison), p, permutation_p in zip(found.items(), holm_ps, permutation_ps, strict=True):
         by_pair[pair][name] = replace(comparison, holm_p=p, holm_permutation_p=permutation_p)
-    return Family(by_pair, f"all {plural(len(found), 'comparison')} of this output ({rows}, in {what})")
+    together = "the one comparison" if len(found) == 1 else f"all {len(found)} comparisons"
+    return Family(by_pair, f"{together} of this output ({rows}, in {what})")
 
 
 def columns_of(row: Row, results: Results) -> dict[str, dict[int, float]]:
@@ -95,7 +98,7 @@ def columns_of(row: Row, results: Results) -> dict[str, dict[int, float]]:
     return {task: row.scores(task) for task in results.tasks} | {"avg": row.seed_averages(results.averaged_tasks)}
 
 
-def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparison | None:
+def compare(first: Mapping[int, float], second: Mapping[int, float], permute: bool = True) -> Comparison | None:
     """Compare the scores by seed of two rows in one column; None where either has none.
 
     With one seed, or where neither row has any spread, there is nothing to judge by: no interval and no Welch test.
@@ -103,16 +106,22 @@ def compare(first: Mapping[int, float], second: Mapping[int, float]) -> Comparis
     if not first or not second:
         return None
     ours, theirs = list(first.values()), list(second.values())
-    found = Comparison((len(ours), len(theirs)), statistics.fmean(theirs) - statistics.fmean(ours))
-    p, smallest = permutation_test(ours, theirs)
-    found = replace(found, paired_p=paired_p(first, second), permutation_p=p, smallest_p=smallest)
-    one, other = estimate(ours, "mean"), estimate(theirs, "mean")
-    difference = None if one is None or other is None else welch(one, other)
-    if one is None or other is None or difference is None:
-        return found
-    half = difference.half_width(0.95)
-    low, high = difference.value - half, difference.value + half
-    return replace(found, low=low, high=high, p=difference.p, estimates=(one, other))
+    permutation_p, smallest_p = permutation_test(ours, theirs) if permute else (None, None)
+    estimates = estimate(ours, "mean"), estimate(theirs, "mean")
+    difference = None if estimates[0] is None or estimates[1] is None else welch(estimates[0], estimates[1])
+    value = statistics.fmean(theirs) - statistics.fmean(ours)
+    half = None if difference is None else difference.half_width(0.95)
+    return Comparison(
+        n=(len(ours), len(theirs)),
+        difference=value,
+        low=None if half is None else value - half,
+        high=None if half is None else value + half,
+        p=None if difference is None else difference.p,
+        paired_p=paired_p(first, second),
+        permutation_p=permutation_p,
+        smallest_p=smallest_p,
+        estimates=estimates,
+    )
 
 
 def paired_p(first: Mapping[int, float], second: Mapping[int, float]) -> float | None:
@@ -122,11 +131,11 @@ def paired_p(first: Mapping[int, float], second: Mapping[int, float]) -> float |
     """
     differences = [second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())]
     n = len(differences)
-    if n < 2 or statistics.stdev(differences) < NO_SPREAD:
+    if n < 2 or (deviation := sample_deviation(differences)) < NO_SPREAD:
         return None
     from scipy.special import stdtr
 
-    t = abs(statistics.fmean(differences)) / (statistics.stdev(differences) / math.sqrt(n))
+    t = abs(statistics.fmean(differences)) / (deviation / math.sqrt(n))
     return float(2 * stdtr(n - 1, -t))
 
 
@@ -195,7 +204,7 @@ def best_cells(results: Results, statistic: str, family: Family) -> set[tuple[in
 
 def smallest_shown(comparison: Comparison, size: int) -> float | None:
     """Return the difference from which on Welch's test shows one, in the first step of Holm over the family."""
-    difference = None if comparison.estimates is None else welch(*comparison.estimates)
+    difference = welch_with_seeds(comparison)
     return None if difference is None else difference.half_width(1 - SIGNIFICANCE / size)
 
 
@@ -204,16 +213,22 @@ def seeds_needed(comparison: Comparison, size: int) -> int | None:
 
     |difference| >= (t_(1 - 0.025 / size) + t_0.8) x standard error, with the deviations seen, in Holm's first step.
     """
-    if comparison.estimates is None:
-        return None
     for n in range(2, MOST_SEEDS + 1):
-        difference = welch(*(with_seeds(of, n) for of in comparison.estimates))
+        difference = welch_with_seeds(comparison, n)
         if difference is None:
             return None
         quantiles = (t_quantile(difference.degrees, level) for level in (1 - SIGNIFICANCE / size / 2, POWER))
         if sum(quantiles) * difference.error <= abs(comparison.difference):
             return n
     return None
+
+
+def welch_with_seeds(comparison: Comparison, n: int | None = None) -> Difference | None:
+    """Return Welch's comparison again, as it would be with n seeds a row; None where there is no spread."""
+    first, second = comparison.estimates
+    if first is None or second is None:
+        return None
+    return welch(*(of if n is None else with_seeds(of, n) for of in (first, second)))
 
 
 def permutation_seeds(size: int, paired: bool = False) -> int:

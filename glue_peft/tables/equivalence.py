@@ -14,10 +14,11 @@ A paper prints the population's deviation or the sample's and seldom says which.
 tried: the verdict is what both give, and inconclusive where they differ.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from glue_peft.errors import UsageError
 from glue_peft.tables.estimates import POWER, SIGNIFICANCE, Estimate, holm, t_quantile, welch, with_seeds
@@ -87,8 +88,15 @@ class Judgement:
     p: float  # Welch's
     holm_p: float
     verdict: str
-    needed: int | None  # seeds of ours for an exact reproduction to be called equivalent in 80 % of cases
+    tried: tuple[tuple[Estimate, Estimate, float], ...]  # ours, theirs and the margin, by each kind of deviation
     by_kind: Mapping[str, str] = field(default_factory=dict)  # the verdict by each kind, where they differ
+
+    @property
+    def needed(self) -> int | None:
+        """Return how many seeds of ours let an exact reproduction be called equivalent in 80 % of cases."""
+        needed = [seeds_needed(*of_kind) for of_kind in self.tried]
+        known = [n for n in needed if n is not None]
+        return max(known) if len(known) == len(needed) else None
 
     @property
     def in_words(self) -> str:
@@ -119,11 +127,10 @@ def judge(columns: Mapping[str, tuple[Estimate, Readings]], margin: Margin) -> d
     judged = {}
     for column in by_kind[0] if by_kind else []:
         verdicts = {kind: of_kind[column].verdict for kind, of_kind in zip(kinds, by_kind, strict=True)}
-        needed = [of_kind[column].needed for of_kind in by_kind]
-        first = vars(by_kind[0][column]) | {"needed": None if None in needed else max(n for n in needed if n)}
+        tried = tuple(itertools.chain.from_iterable(of_kind[column].tried for of_kind in by_kind))
+        judged[column] = replace(by_kind[0][column], tried=tried)
         if len(set(verdicts.values())) > 1:
-            first |= {"verdict": INCONCLUSIVE, "by_kind": verdicts}
-        judged[column] = Judgement(**first)
+            judged[column] = replace(judged[column], verdict=INCONCLUSIVE, by_kind=verdicts)
     return judged
 
 
@@ -139,8 +146,8 @@ def judge_by_one_kind(columns: Mapping[str, tuple[Estimate, Estimate]], margin: 
         if abs(difference.value) + half < limit:
             verdict = EQUIVALENT
         low, high = difference.value - half, difference.value + half
-        needed = seeds_needed(ours, theirs, limit)
-        judged[column] = Judgement(difference.value, low, high, limit, difference.p, holm_p or 0.0, verdict, needed)
+        numbers = (difference.value, low, high, limit, difference.p, holm_p or 0.0)
+        judged[column] = Judgement(*numbers, verdict, ((ours, theirs, limit),))
     return judged
 
 

@@ -67,7 +67,13 @@ def estimate(values: Sequence[float], statistic: str) -> Estimate | None:
     """Return the mean or median of some seeds; None where there are fewer than two, which have no deviation."""
     if len(values) < 2:
         return None
-    return Estimate(centre(values, statistic), statistics.stdev(values), len(values), statistic)
+    return Estimate(centre(values, statistic), sample_deviation(values), len(values), statistic)
+
+
+def sample_deviation(values: Sequence[float]) -> float:
+    """Return what statistics.stdev does, which computes in fractions and takes 20 times as long."""
+    mean = statistics.fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def centre(values: Sequence[float], statistic: str) -> float:
@@ -85,9 +91,9 @@ def deviation(values: Sequence[float], ddof: int) -> float | None:
 def interval_half_width(values: Sequence[float]) -> float | None:
     """Return half the width of the 95 % t interval of the mean, None without spread."""
     n = len(values)
-    if n < 2 or statistics.stdev(values) < NO_SPREAD:
+    if n < 2 or sample_deviation(values) < NO_SPREAD:
         return None
-    return t_quantile(n - 1, 0.975) * statistics.stdev(values) / math.sqrt(n)
+    return t_quantile(n - 1, 0.975) * sample_deviation(values) / math.sqrt(n)
 
 
 def median_to_mean(n: int) -> float:

@@ -29,8 +29,11 @@ DATA_LIMITS = ("selection_fraction", "max_train_samples", "max_eval_samples")
 def row_facts(row: Row, tasks: list[str]) -> dict[str, Any]:
     """Return what the first record says of the row's model, method, rank and layers; empty without a record."""
     record = next(row.records(tasks), None)
-    if record is None:
-        return {}
+    return {} if record is None else facts_of(record)
+
+
+def facts_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's model, method, rank and layers."""
     arguments, adapter = part(record, "arguments"), part(record, "adapter_config")
     method = arguments.get("adapter_name")
     if arguments.get("adapter_config") or not isinstance(method, str):
@@ -117,11 +120,6 @@ def shortened(text: str) -> str:
 
 def caption(results: Results, statistic: str, ddof: int) -> str:
     """Return the protocol behind a table's numbers; one seed has no deviation."""
-    complete = all(
-        len(scores) == results.n_seeds
-        for row in results.rows
-        for scores in [row.seed_averages(results.averaged_tasks), *map(row.scores, results.tasks)]
-    )
     std = f" ± {('population', 'sample')[ddof]} std" if results.n_seeds > 1 else ""
     usual = results.seeds == list(range(1, results.n_seeds + 1))
     seeds = plural(results.n_seeds, "seed") + ("" if usual else f" ({seeds_text(results.seeds).partition(' ')[2]})")
@@ -131,7 +129,7 @@ def caption(results: Results, statistic: str, ddof: int) -> str:
         if task in results.tasks and (task == "stsb" or key != main_metric(task))
     ]
     parts = [
-        f"{statistic}{std} over {'' if complete else 'up to '}{seeds}, in percent",
+        f"{statistic}{std} over {'' if has_all_seeds(results) else 'up to '}{seeds}, in percent",
         epochs_in_words(results),
         *others,
         *data_limits(results.rows, results.tasks),
@@ -141,6 +139,15 @@ def caption(results: Results, statistic: str, ddof: int) -> str:
         parts.append(f"collapsed and diverged runs dropped (--drop_collapsed): {results.n_dropped}")
     kinds = memory_kinds(results.rows, results.tasks)
     return "; ".join(parts + ([f"peak memory: {', '.join(kinds)}"] if kinds else []))
+
+
+def has_all_seeds(results: Results) -> bool:
+    """Say whether every row has every seed of every task."""
+    return all(
+        len(scores) == results.n_seeds
+        for row in results.rows
+        for scores in [row.seed_averages(results.averaged_tasks), *map(row.scores, results.tasks)]
+    )
 
 
 def epochs_in_words(results: Results) -> str:

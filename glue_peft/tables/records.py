@@ -6,9 +6,11 @@ from typing import Any
 from glue_peft.tables.comparisons import Comparison, seeds_needed, smallest_shown, verdict
 from glue_peft.tables.costs import COSTS, run_cost, seed_costs
 from glue_peft.tables.estimates import centre, deviation
-from glue_peft.tables.protocol import adapter_starts
-from glue_peft.tables.read import EPOCHS, number, part, read_run
+from glue_peft.tables.protocol import adapter_starts, facts_of
+from glue_peft.tables.read import EPOCHS, number, part, printable, read_run
 from glue_peft.tables.results import Results, Row
+
+MEASURED = ("loss", "accuracy", "f1", "pearson", "spearmanr", "predicted_classes")  # beside the score, as fractions
 
 
 def score_records(results: Results, statistic: str, ddof: int) -> list[dict[str, Any]]:
@@ -74,7 +76,7 @@ def comparison_records(first: Row, second: Row, compared: Mapping[str, Compariso
 
 
 def run_records(results: Results) -> list[dict[str, Any]]:
-    """Return one line a run: how it was made, what it scored (in percent) and what it cost."""
+    """Return one line a run: how it was made, what it scored (in percent), what its last epoch measured, its cost."""
     records = []
     for row in results.rows:
         for task in results.tasks:
@@ -82,16 +84,23 @@ def run_records(results: Results) -> list[dict[str, Any]]:
                 record = run.record or {}
                 arguments, scores = part(record, "arguments"), part(record, "scores")
                 metric = results.metrics[task]
-                line = {"name": row.name, "task": task, "seed": seed, "metric": metric}
+                line = {"name": row.name, "folder": printable(str(run.folder)), "task": task, "seed": seed}
+                facts = facts_of(record)
+                line |= {name: facts[name] for name in ("model", "method", "rank")}
+                line |= {"layers": " ".join(facts["layers"]), "metric": metric}
                 for epoch in EPOCHS:
                     score = read_run(run.folder, task, metric, epoch).score
                     line[epoch] = None if score is None else 100 * score
                     line[f"{epoch}_epoch"] = None if score is None else number(part(scores, epoch).get("epoch"))
                 held_out = number(part(scores, "selected").get(f"selection_{metric}"))
+                last = read_run(run.folder, task, metric, "last").metrics
+                line |= {name: last.get(f"eval_{name}") for name in MEASURED}
                 line["selection_rows_score"] = None if held_out is None else 100 * held_out
                 for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "selection_fraction"):
                     line[name] = arguments.get(name)
                 line |= {name: run_cost(run, name) for name in COSTS}
                 line |= {name: record.get(name) for name in ("device", "precision", "threads", "git_commit")}
+                line["model_sha256"] = part(record, "base_model").get("sha256")
+                line |= {f"{name}_sha256": part(record, "data_sha256").get(name) for name in ("train", "validation")}
                 records.append(line)
     return records
