@@ -40,6 +40,8 @@ tables.comparisons  rows against rows: one family of tests, verdicts, what so ma
 tables.aggregates  further columns that sum up a row: ranks, interquartile mean, collapse rate
 tables.equivalence  is a result the published one: equivalent, different, or not to be told
 tables.published   the papers' rows (published_glue.csv beside it)
+tables.search      what a search of learning rates found: its runs, the rate chosen, smaller budgets
+tables.search_figure  the figure of a search
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.status      how far a sweep is
