@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glue_peft.errors import OneLineParser, UsageError, run_script
+from glue_peft.run_folder import SEARCH
 from glue_peft.tables.costs import seed_costs
 from glue_peft.tables.estimates import interval_half_width
 from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
@@ -37,7 +38,7 @@ from glue_peft.tables.protocol import data_limits
 from glue_peft.tables.published import PublishedRow, published_of
 from glue_peft.tables.read import EPOCHS
 from glue_peft.tables.results import Results, Row, add_arguments, read_results, row_names, wanted_tasks
-from glue_peft.tables.search import SEARCH, read_searches
+from glue_peft.tables.search import read_searches
 from glue_peft.tables.search_figure import draw_search
 from glue_peft.tasks import METRICS, title
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from glue_peft.run_folder import read_failure
-from glue_peft.tables.collapse import on_held_out_rows, sign_of_collapse
-from glue_peft.tables.read import UnusableFileError, number, part, read_record
+from glue_peft.run_folder import SEARCH
+from glue_peft.tables.collapse import collapse
+from glue_peft.tables.read import read_run
 from glue_peft.tasks import main_metric
 
-SEARCH = "search"
+Searches = dict[str, dict[str, list["Trial"]]]  # by a row's name and task
 MOST_RESAMPLES = 256  # of the search's seeds; up to four seeds have no more
 
 
@@ -58,7 +58,7 @@ def read_search(root: Path, task: str) -> list[Trial]:
     return sorted(found, key=lambda trial: (trial.rate, trial.seed))
 
 
-def read_searches(roots: Mapping[str, Path], tasks: Iterable[str]) -> dict[str, dict[str, list[Trial]]]:
+def read_searches(roots: Mapping[str, Path], tasks: Iterable[str]) -> Searches:
     """Return the searches behind rows' folders by name and task; empty ones are left out."""
     found = {name: {task: read_search(root, task) for task in tasks} for name, root in roots.items()}
     return {name: {task: trials for task, trials in of_row.items() if trials} for name, of_row in found.items()}
@@ -66,18 +66,11 @@ def read_searches(roots: Mapping[str, Path], tasks: Iterable[str]) -> dict[str, 
 
 def read_trial(folder: Path, task: str, rate: Decimal, seed: int) -> Trial | None:
     """Return what a run of the search came to; None where it isn't finished."""
-    failure = read_failure(folder)
+    run = read_run(folder, task, main_metric(task), "held_out")
+    failure = None if run.fault is None else run.fault.failure
     if failure is not None and failure.kind == "diverged":
         return Trial(rate, seed, None, str(failure))
-    try:
-        record = read_record(folder, task)
-    except UnusableFileError:
-        return None
-    last = part(part(record or {}, "scores"), "last")
-    score, metrics = number(last.get(f"selection_{main_metric(task)}")), on_held_out_rows(last)
-    if score is None:
-        return None
-    return Trial(rate, seed, score, sign_of_collapse(metrics, lambda end: metrics.get(f"eval_majority_share{end}")))
+    return None if run.score is None else Trial(rate, seed, run.score, collapse(run))
 
 
 def by_rate(trials: Iterable[Trial]) -> dict[Decimal, list[Trial]]:

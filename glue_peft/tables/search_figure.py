@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, plain
-from glue_peft.tables.search import Trial, by_rate, choose, expected_best, mean_score
+from glue_peft.tables.search import Searches, Trial, by_rate, choose, expected_best, mean_score
 from glue_peft.tasks import METRICS, main_metric, title
 
 if TYPE_CHECKING:
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HOLLOW: dict[str, Any] = {"markerfacecolor": "none"}
-Searches = dict[str, dict[str, list[Trial]]]  # by row and task
 
 
 def draw_search(searches: Searches, tasks: list[str]) -> "Figure":
