@@ -34,6 +34,8 @@ NSEEDS is how many seeds there are (5: seeds 1 to 5), a range (3-5; 101-101 is o
 Several ROOTs are compared, each with the first or all with each other (--all_pairs): all these comparisons are one
 family in the correction for many tests. --published adds the papers' rows for the same model and says of each column
 whether ours is equivalent, differs, or can't be told (--margin). --aggregate adds other sums of a row than avg.
+Where learning rates were searched (TUNE=1 bash train_all.sh), the caption has the budget and the notes the grid and
+the rate chosen for each cell; rows with unequal budgets get no verdict without --unequal_budgets.
 
     python parse_results.py --status finetuned_results/lora4 finetuned_results/randlora64 5
 

@@ -42,6 +42,7 @@ tables.equivalence  is a result the published one: equivalent, different, or not
 tables.published   the papers' rows (published_glue.csv beside it)
 tables.search      what a search of learning rates found: its runs, the rate chosen, smaller budgets
 tables.search_figure  the figure of a search
+tables.budgets     what the search behind each row cost and chose; verdicts between unequal budgets are withheld
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.status      how far a sweep is
