@@ -34,6 +34,8 @@ NSEEDS is how many seeds there are (5: seeds 1 to 5), a range (3-5; 101-101 is o
 Several ROOTs are compared, each with the first or all with each other (--all_pairs): all these comparisons are one
 family in the correction for many tests. --published adds the papers' rows for the same model and says of each column
 whether ours is equivalent, differs, or can't be told (--margin). --aggregate adds other sums of a row than avg.
+Where learning rates were searched (TUNE=1 bash train_all.sh), the caption has the budget and the notes the grid and
+the rate chosen for each cell; rows with unequal budgets get no verdict without --unequal_budgets.
 
     python parse_results.py --status finetuned_results/lora4 finetuned_results/randlora64 5
 
@@ -55,6 +57,7 @@ from typing import Any
 from glue_peft.errors import OneLineParser, UsageError, run_script
 from glue_peft.tables import reproduce
 from glue_peft.tables.aggregates import AGGREGATES, aggregate_cells, aggregate_records, wanted_aggregates
+from glue_peft.tables.budgets import marked_rows, tuning_caption, tuning_notes, withhold_verdicts
 from glue_peft.tables.comparisons import (
     Comparison,
     Family,
@@ -82,8 +85,11 @@ from glue_peft.tables.published import (
 )
 from glue_peft.tables.records import comparison_records, run_records, score_records
 from glue_peft.tables.results import Results, Row, add_arguments, read_results, wanted_seeds, wanted_tasks
+from glue_peft.tables.search import Searches, read_searches
 from glue_peft.tables.status import status_lines
 
+# What has no effect on a list of runs.
+NOT_FOR_RUNS = ("statistic", "ddof", "published", "all_pairs", "aggregate", "margin", "unequal_budgets")
 SEEDS_FOR_A_POPULATION = 5  # below, the population's deviation is much too small, and 0 for one seed
 
 
@@ -109,6 +115,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--all_pairs", action="store_true", help="compare all rows with each other, not with the first"
     )
     parser.add_argument(
+        "--unequal_budgets",
+        action="store_true",
+        help="give verdicts between rows for whose learning rates unequal numbers of runs were spent",
+    )
+    parser.add_argument(
         "--aggregate",
         metavar="NAMES",
         help=f"further columns, with commas between them, or `all`: {', '.join(AGGREGATES)}",
@@ -125,16 +136,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--format", choices=FORMATS, default="text", help="runs: a CSV line a run (default: %(default)s)"
     )
     args = parser.parse_intermixed_args(argv)
+    refuse_without_effect(args, parser)
+    return args
+
+
+def refuse_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Raise UsageError for options that would do nothing beside the others."""
     defaults = vars(parser.parse_args(["ROOT", "1"]))
     changed = [name for name in defaults if getattr(args, name) != defaults[name]]
     for name in changed:
         if args.status and name not in ("roots", "n_seeds", "tasks", "status"):
             parser.error(f"--status goes with --tasks alone, not with --{name}")
-        if args.format == "runs" and name in ("statistic", "ddof", "published", "all_pairs", "aggregate", "margin"):
+        if args.format == "runs" and name in NOT_FOR_RUNS:
             parser.error(f"--format runs lists each run by itself: --{name} has no effect on it")
         if name == "margin" and not args.published:
             parser.error("--margin is for the verdicts on published rows (--published)")
-    return args
 
 
 def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace) -> str:
@@ -150,8 +166,9 @@ def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace) -> 
     return text if len(columns[0]) == n_seeds else f"{text} (n={len(columns[0])})"
 
 
-def score_table(results: Results, family: Family, args: argparse.Namespace) -> Table:
+def score_table(results: Results, family: Family, searches: Searches, args: argparse.Namespace) -> Table:
     """Return the table of all rows, with the notes under it; bold go by the verdicts of `family`."""
+    marked = marked_rows(results, searches)
     costs = {row.name: seed_costs(row, results.averaged_tasks) for row in results.rows}
     shown = [name for name in COSTS if any(costs[row.name][name] is not None for row in results.rows)]
     aggregates = wanted_aggregates(args.aggregate, results)
@@ -161,12 +178,15 @@ def score_table(results: Results, family: Family, args: argparse.Namespace) -> T
         cells = [cell(row.columns(task), results.n_seeds, args) for task in results.tasks]
         averages = list(row.seed_averages(results.averaged_tasks).values())
         costs_of_row = [cost_cell(name, costs[row.name][name]) for name in shown]
-        rows.append([row.name, *cells, cell([averages], results.n_seeds, args), *aggregates_of_row, *costs_of_row])
+        name = row.name + " *" * (row.name in marked)
+        rows.append([name, *cells, cell([averages], results.n_seeds, args), *aggregates_of_row, *costs_of_row])
     names = [AGGREGATES[name] for name in aggregates]
     header = ["name", *results.tasks, "avg", *names, *(COSTS[name].header for name in shown)]
     bold = best_cells(results, args.statistic, family)
-    table = Table(caption(results, args.statistic, args.ddof), header, rows, bold)
-    table.notes = coverage_lines(results) + [f"health: {line}" for line in health_lines(results)]
+    captions = [caption(results, args.statistic, args.ddof), tuning_caption(results, searches)]
+    table = Table("; ".join(filter(None, captions)), header, rows, bold)
+    table.notes = tuning_notes(results, searches, args.unequal_budgets) + coverage_lines(results)
+    table.notes += [f"health: {line}" for line in health_lines(results)]
     if args.published:
         for published in published_of_all(results).values():
             table.rules.append(len(table.rows))
@@ -247,9 +267,12 @@ def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list
     if args.all_pairs and len(results.rows) < 2:
         raise UsageError("--all_pairs compares rows, and there is one ROOT")
     if args.format == "runs":
-        return [score_table(results, Family({}, ""), args)], run_records(results)
+        return [score_table(results, Family({}, ""), {}, args)], run_records(results)
     family = compare_rows(results, args.all_pairs)
-    tables = [score_table(results, family, args)]
+    searches = read_searches({row.name: row.root for row in results.rows}, results.tasks)
+    if not args.unequal_budgets:
+        family = withhold_verdicts(family, results, searches)
+    tables = [score_table(results, family, searches, args)]
     records = score_records(results, args.statistic, args.ddof)
     records += aggregate_records(results, wanted_aggregates(args.aggregate, results), args.statistic)
     if args.published:

@@ -11,6 +11,12 @@ over the tasks against the trained parameters without the head, on a logarithmic
 place in it.
 What is missing, dropped or odd among the runs is printed to stderr.
 
+    python plot_results.py --tuning finetuned_results/lora4 finetuned_results/vera256 8 tuning.png
+
+draws the search of learning rates behind such rows (TUNE=1 bash train_all.sh), whether or not their final runs are
+there: above the score of each seed against the rate, below the score that a search of 1, 2, ... rates would have
+reached, with its 95 % interval. NSEEDS plays no part in it.
+
 Exit status: 0 if the figure was written, else 2. Needs matplotlib, and SciPy for the intervals.
 """
 
@@ -22,15 +28,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glue_peft.errors import OneLineParser, run_script
-from glue_peft.run_folder import plural
+from glue_peft.errors import OneLineParser, UsageError, run_script
+from glue_peft.run_folder import SEARCH, plural
 from glue_peft.tables.costs import seed_costs
 from glue_peft.tables.estimates import interval_half_width
 from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figure_file, plain, write_figure
 from glue_peft.tables.health import coverage_lines, health_lines
 from glue_peft.tables.protocol import data_limits, epochs_in_words, has_all_seeds
 from glue_peft.tables.published import PublishedRow, published_of
-from glue_peft.tables.results import Results, Row, add_arguments, read_results
+from glue_peft.tables.read import EPOCHS
+from glue_peft.tables.results import Results, Row, add_arguments, read_results, row_names, wanted_tasks
+from glue_peft.tables.search import read_searches
+from glue_peft.tables.search_figure import draw_search
 from glue_peft.tasks import METRICS, title
 
 if TYPE_CHECKING:
@@ -51,7 +60,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("out", metavar="OUT", type=Path, help=f"the figure to write: {', '.join(SUFFIXES)}")
     parser.add_argument("--no_published", action="store_true", help="leave out the papers' values")
-    return parser.parse_intermixed_args(argv)
+    parser.add_argument("--tuning", action="store_true", help="draw the search of learning rates behind the rows")
+    args = parser.parse_intermixed_args(argv)
+    defaults = vars(parser.parse_args(["ROOT", "1", "OUT"]))
+    for name in defaults:
+        if (
+            args.tuning
+            and getattr(args, name) != defaults[name]
+            and name not in ("roots", "out", "tasks", "tuning", "n_seeds")
+        ):
+            parser.error(f"--tuning goes with --tasks alone, not with --{name}")
+    return args
 
 
 def styles(rows: list[Row]) -> Iterator[tuple[int, Row, dict[str, Any]]]:
@@ -174,10 +193,26 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     return figure
 
 
+def tuning_figure(args: argparse.Namespace) -> "Figure":
+    """Return the figure of the search behind the rows; raises UsageError where there is none."""
+    roots = dict(zip(row_names(args.roots), map(Path, args.roots), strict=True))
+    searches = read_searches(roots, wanted_tasks(args.tasks))
+    for name, root in roots.items():
+        if not searches[name]:
+            expected = f"{root.parent / SEARCH}/{root.name}_lr<rate>/<seed>/<task>"
+            raise UsageError(f"--tuning: no finished run of a search of {root} (expected are folders {expected})")
+    return draw_search(
+        searches, [task for task in wanted_tasks(args.tasks) if any(task in of_row for of_row in searches.values())]
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Write the figure; raises UsageError."""
     args = parse_arguments(argv)
     check_figure_file(args.out)
+    if args.tuning:
+        write_figure(tuning_figure(args), args.out)
+        return 0
     results = read_results(args)
     published = {row.name: [] if args.no_published else published_of(row, results.tasks) for row in results.rows}
     print("\n".join(coverage_lines(results) + health_lines(results)), file=sys.stderr)

@@ -45,6 +45,9 @@ tables.equivalence  is a result the published one: equivalent, different, or not
 tables.published   the papers' rows (published_glue.csv beside it)
 tables.published_seeds  published scores seed by seed (published_seeds.csv beside it)
 tables.reproduce     a recipe's runs against its paper's numbers: parse_results.py --reproduce
+tables.search      what a search of learning rates found: its runs, the rate chosen, smaller budgets
+tables.search_figure  the figure of a search
+tables.budgets     what the search behind each row cost and chose; verdicts between unequal budgets are withheld
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.status      how far a sweep is

@@ -15,7 +15,8 @@ from typing import Any, NotRequired, TypedDict
 
 from glue_peft.flags import ADDABLE, GOES_WITH_ADDABLE
 from glue_peft.run_folder import COMMAND_FILE, RECORD_FILE, write_json
-from glue_peft.tables.collapse import on_held_out_rows, sign_of_collapse
+from glue_peft.tables.collapse import sign_of_collapse
+from glue_peft.tables.read import on_held_out_rows
 
 # Everything that computes.
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "peft", "accelerate", "numpy", "scipy", "scikit-learn")

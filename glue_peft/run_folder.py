@@ -33,6 +33,8 @@ MERGED_FILE = "merged_from.json"  # in the folder of --save_merged: whose model 
 LOG_FILE = "run.log"  # what the run printed, kept by a sweep
 JOB_LOG = "joblog.tsv"  # below the root of a sweep's results
 OLD_JOB_LOG = "joblog_old.tsv"  # GNU parallel's, of an earlier version of the sweep, with command lines
+TUNED_RECIPE = "tuned.tsv"  # there too: the learning rates that TUNE=1 chose
+SEARCH = "search"  # and the folder with the runs of its search
 LOCK_FILE = "run.lock"  # held by flock while a run works here; says who
 IN_USE = "a run is working in it"
 LOCK_PATIENCE = 0.5  # seconds: whoever asks is_running() holds a shared lock for an instant

@@ -32,17 +32,16 @@ from glue_peft.grid import (
     without_repeats,
 )
 from glue_peft.preflight import without
-from glue_peft.run_folder import atomic_write
+from glue_peft.run_folder import SEARCH, TUNED_RECIPE, atomic_write
 from glue_peft.run_state import state
 from glue_peft.sweep_messages import as_ranges
-from glue_peft.tables.search import SEARCH, Chosen, Trial, choose, rate_text, read_trial
+from glue_peft.tables.search import Chosen, Trial, choose, rate_text, read_trial
 
 RATE_FACTORS = "0.1 0.3 1 3 10"
 SEARCH_SEEDS = "101-103"
 SEEDS = "1-8"
 SELECTION_FRACTION = "0.1"
 MOST_ADDED = 2  # rates that a grid may get beyond its edges
-RECIPE_FILE = "tuned.tsv"  # below the results' root: the rates chosen
 
 
 @dataclass
@@ -280,7 +279,7 @@ def write_recipe(tuning: Tuning, settings: Mapping[str, str], flags: list[str]) 
     """Write the rates chosen, if they are, as a recipe with the flags given, beside those of other sweeps here."""
     if not tuning.chosen:
         return
-    path = Path(root_of(settings)) / RECIPE_FILE
+    path = Path(root_of(settings)) / TUNED_RECIPE
     rows = {key_of(row): row for row in (read_recipe(str(path)) if path.exists() else [])}
     moving = [*without(flags, *(name for name in given_flags(flags) if kind_of(name) is not FlagKind.MOVES_SCORES))]
     place = os.path.dirname(recipe_of(settings)) or "."

@@ -58,12 +58,12 @@ def rate_of(run: Run) -> float:
     return float(str(given_flags(run.flags)["learning_rate"]))
 
 
-def end_search(run: Run, score: float, classes: int = 2) -> None:
-    """Leave what a finished run of a search leaves, with a score on the held-out rows of two equal classes."""
+def end_search(run: Run, score: float, classes: int = 2, share: float = 0.5) -> None:
+    """Leave what a finished run of a search leaves, with a score on held-out rows, `share` of them of one class."""
     folder = Path(run.folder)
     folder.mkdir(parents=True)
     metric = f"selection_{main_metric(run.task)}"
-    last = {"epoch": 2.0, metric: score, "selection_predicted_classes": classes, "selection_majority_share": 0.5}
+    last = {"epoch": 2.0, metric: score, "selection_predicted_classes": classes, "selection_majority_share": share}
     record = {"command": run.flags, "arguments": {"do_eval": False}, "scores": {"metric": metric, "last": last}}
     for name in (run_folder.COMMAND_FILE, run_folder.RECORD_FILE):
         run_folder.write_json(folder / name, record)

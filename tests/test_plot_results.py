@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers import call, write_rows, write_run
+from sweep_helpers import end_search, tuned
 
 import plot_results
 from glue_peft.tables.published import published_of
@@ -220,3 +221,25 @@ def test_errors(roots, tmp_path, capsys):
         assert call(plot_results, *argv) == 2
         assert named in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
+
+
+# The search behind the rows
+
+
+def test_the_tuning_figure_is_of_the_search_whether_or_not_there_are_final_runs(tmp_path, capsys):
+    """Of the tasks that have one; a row without a search, and flags without an effect, are refused."""
+    for run in tuned(tmp_path, TASKS="rte mrpc").search:
+        end_search(run, 0.6)
+    rows = [tmp_path / "lora4", tmp_path / "vera256"]
+    assert call(plot_results, "--tuning", *rows, 8, tmp_path / "tuning.svg") == 0
+    assert all(f"<!-- {name} -->" in (tmp_path / "tuning.svg").read_text() for name in ("MRPC", "RTE", "vera256"))
+    assert call(plot_results, "--tuning", *rows, 8, tmp_path / "rte.svg", "--tasks", "rte") == 0
+    assert "<!-- MRPC -->" not in (tmp_path / "rte.svg").read_text()
+    for wrong, message in (
+        ([tmp_path / "lora8"], f"--tuning: no finished run of a search of {tmp_path}/lora8 (expected are folders "),
+        ([rows[0], "--epoch", "best"], "--tuning goes with --tasks alone, not with --epoch"),
+        ([rows[0], "--no_published"], "--tuning goes with --tasks alone, not with --no_published"),
+    ):
+        capsys.readouterr()
+        assert call(plot_results, "--tuning", *wrong, 8, tmp_path / "no.svg") == 2
+        assert message in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 from helpers import begin_run, fail_run, metrics_of, refusal, results_of, write_run
 
 from glue_peft.run_folder import FAILURE_KINDS
+from glue_peft.tables.collapse import collapse
 from glue_peft.tables.read import read_run
 
 
@@ -55,6 +56,21 @@ def test_epochs_that_were_not_recorded(tmp_path, epoch):
     assert f"{folder}/run.json: is missing, so the run has no scores of the {epoch} epoch ({flag})" in message
     (folder / "eval_results.json").unlink()
     assert "has no usable result" in refusal(tmp_path, 1, "--epoch", epoch)
+
+
+def test_scores_on_the_held_out_rows(tmp_path):
+    """The last epoch's, of MNLI one; a run that held none out has none, and one without a record is not there."""
+    last = {"epoch": 3.0, "selection_accuracy": 0.6, "selection_majority_share": 0.6, "eval_accuracy": 0.9}
+    folder = write_run(tmp_path, 1, "rte", 0.9, scores={"last": last, "selected": last | {"selection_accuracy": 0.8}})
+    write_run(tmp_path, 1, "mnli", 0.9, scores={"last": last})
+    row = results_of(tmp_path, 1, "--epoch", "held_out", "--tasks", "rte,mnli").rows[0]
+    assert row.scores("rte") == row.scores("mnli") == {1: 0.6}
+    assert "not above the share of the most frequent class, 60.0 %" in str(collapse(row.runs["rte"][1]))
+    write_run(tmp_path, 1, "rte", 0.9)
+    expected = f"{folder}/run.json: has no scores on held-out rows (--selection_fraction)"
+    assert expected in refusal(tmp_path, 1, "--epoch", "held_out", "--tasks", "rte")
+    (folder / "run.json").unlink()
+    assert results_of(tmp_path, 1, "--epoch", "held_out", "--tasks", "rte,mnli").empty_tasks == ["rte"]
 
 
 def write_foreign(root, evaluated: int | None, best: str | None, **more) -> None:

@@ -61,12 +61,6 @@ def sign_of_collapse(metrics: Mapping[str, Any], share_of: Callable[[str], float
     return None
 
 
-def on_held_out_rows(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of the rows of --selection_fraction under the names that a validation set's have."""
-    prefix = "selection_"
-    return {f"eval_{name.removeprefix(prefix)}": value for name, value in metrics.items() if name.startswith(prefix)}
-
-
 def divergence(run: Run) -> str | None:
     """Name a loss or a score that is NaN or infinite; None where there is none."""
     for name, value in (part(run.record or {}, "metrics") | run.metrics).items():

@@ -52,6 +52,7 @@ class Comparison:
     estimates: tuple[Estimate | None, Estimate | None] = (None, None)
     holm_p: float | None = None  # Welch's p and the permutation's, corrected over the family
     holm_permutation_p: float | None = None
+    withheld: str = ""  # why there is no verdict, whatever the p-values
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ def splits(n: int, m: int) -> "np.ndarray":
 
 def verdict(comparison: Comparison, first: str, second: str) -> str:
     """Say which row is better by the corrected p-values, or that none was shown to be."""
+    if comparison.withheld:
+        return f"no verdict: {comparison.withheld}"
     if comparison.holm_p is None or comparison.holm_p >= SIGNIFICANCE:
         return "no difference shown"
     better = f"{second if comparison.difference > 0 else first} is better"
@@ -196,7 +199,7 @@ def best_cells(results: Results, statistic: str, family: Family) -> set[tuple[in
         column = results.averaged_tasks[0] if name == "avg" and len(results.averaged_tasks) == 1 else name
         first, second = sorted((best, runner_up))
         found = family.pairs.get((first, second), {}).get(column)
-        if found is not None and found.holm_p is not None and found.holm_p < SIGNIFICANCE:
+        if found is not None and found.holm_p is not None and found.holm_p < SIGNIFICANCE and not found.withheld:
             if (found.difference > 0) == (best == second):  # not where the means, which are tested, say otherwise
                 bold.add((best, index))
     return bold

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ EPOCHS = {
     "last": "last epoch",
     "best": "best epoch, chosen on the reported set itself",
     "selected": "epoch selected on held-out training rows",
+    "held_out": "last epoch, on the held-out training rows themselves",
 }
 SCORES_ARE_WRITTEN_WITH = {"last": "", "best": " (--eval_strategy epoch)", "selected": " (--selection_fraction)"}
 MOST_BYTES = 2**26  # far above any record, and read in a second
@@ -66,7 +68,8 @@ def read_run(folder: Path, task: str, metric: str, epoch: str) -> Run:
         if failure is not None and failure.kind != "stopped":
             raise failed(folder, Failure(failure.kind, printable(failure.message)))
         run.metrics, run.source, run.epoch_known = read_metrics(folder, run.record, epoch)
-        run.parts = tuple(take_score(run.source, run.metrics, key, metric) for key in result_keys(task, metric))
+        keys = result_keys(task, metric)[: 1 if epoch == "held_out" else None]  # MNLI's are of one kind there
+        run.parts = tuple(take_score(run.source, run.metrics, key, metric) for key in keys)
         run.score = statistics.fmean(run.parts)
     except UnusableFileError as error:
         run.fault = error
@@ -125,6 +128,12 @@ def read_metrics(folder: Path, record: dict[str, Any] | None, epoch: str) -> tup
     UnusableFileError, also where they are known to be another epoch's.
     """
     results_path, record_path = folder / "eval_results.json", folder / RECORD_FILE
+    if epoch == "held_out":
+        last = part(part(record or {}, "scores"), "last")
+        if not on_held_out_rows(last):
+            reason = "has no scores on held-out rows (--selection_fraction)" if record is not None else MISSING
+            raise UnusableFileError(record_path, reason)
+        return {"epoch": last.get("epoch"), **on_held_out_rows(last)}, record_path, True
     if record is not None and record.get("scores") is not None:
         scores = record["scores"]
         chosen = scores.get(epoch) if isinstance(scores, dict) else None
@@ -149,6 +158,12 @@ def read_metrics(folder: Path, record: dict[str, Any] | None, epoch: str) -> tup
         raise UnusableFileError(results_path, MISSING)
     reason = f"has no scores of the {epoch} epoch{SCORES_ARE_WRITTEN_WITH[epoch]}"
     raise UnusableFileError(record_path, reason if record is not None else f"is missing, so the run {reason}")
+
+
+def on_held_out_rows(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of the rows of --selection_fraction under the names that a validation set's have."""
+    prefix = "selection_"
+    return {f"eval_{name.removeprefix(prefix)}": value for name, value in metrics.items() if name.startswith(prefix)}
 
 
 def read_trainer_state(folder: Path) -> dict[str, Any] | None:

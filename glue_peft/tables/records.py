@@ -19,7 +19,7 @@ def score_records(results: Results, statistic: str, ddof: int) -> list[dict[str,
     for row in results.rows:
         averages = list(row.seed_averages(results.averaged_tasks).values())
         columns = {task: list(row.scores(task).values()) for task in results.tasks} | {"avg": averages}
-        if "mnli" in results.tasks and row.used("mnli"):
+        if "mnli" in results.tasks and row.used("mnli") and results.epoch != "held_out":
             columns["mnli-m"], columns["mnli-mm"] = row.columns("mnli")
         starts, costs = adapter_starts(row, results.tasks), seed_costs(row, results.averaged_tasks)
         for name, values in columns.items():
@@ -91,7 +91,8 @@ def run_records(results: Results) -> list[dict[str, Any]]:
                 for epoch in EPOCHS:
                     score = read_run(run.folder, task, metric, epoch).score
                     line[epoch] = None if score is None else 100 * score
-                    line[f"{epoch}_epoch"] = None if score is None else number(part(scores, epoch).get("epoch"))
+                    chosen = part(scores, "last" if epoch == "held_out" else epoch)
+                    line[f"{epoch}_epoch"] = None if score is None else number(chosen.get("epoch"))
                 held_out = number(part(scores, "selected").get(f"selection_{metric}"))
                 last = read_run(run.folder, task, metric, "last").metrics
                 line |= {name: last.get(f"eval_{name}") for name in MEASURED}

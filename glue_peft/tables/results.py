@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_peft.errors import UsageError
-from glue_peft.run_folder import JOB_LOG, OLD_JOB_LOG
+from glue_peft.run_folder import JOB_LOG, OLD_JOB_LOG, SEARCH, TUNED_RECIPE
 from glue_peft.tables.collapse import collapse, divergence
 from glue_peft.tables.read import EPOCHS, Run, UnusableFileError, printable, read_run
 from glue_peft.tasks import METRICS, PAPER_TASKS, TASKS, main_metric
@@ -133,12 +133,20 @@ def read_results(args: argparse.Namespace) -> Results:
 
 
 def distinct_roots(roots: list[str]) -> list[str]:
-    """Return the folders without repeats, so that `x/lora4 x/*` compares all with lora4, and without a sweep's log."""
-    kept = [root for root in roots if os.path.basename(root) not in (JOB_LOG, OLD_JOB_LOG) or os.path.isdir(root)]
+    """Return the folders without repeats, so that `x/lora4 x/*` compares all with lora4, and without a sweep's own."""
+    kept = [root for root in roots if not is_a_sweep_s(root)]
     if not kept:
         raise UsageError(f"ROOT: no folder of results, only {roots[0]}")
     first = {os.path.abspath(root): root for root in reversed(kept)}
     return [root for root in dict.fromkeys(kept) if root in first.values()]
+
+
+def is_a_sweep_s(root: str) -> bool:
+    """Say whether a path is a file of a sweep, or its folder of searches, beside the rows that `*` stands for."""
+    name = os.path.basename(root)
+    if not os.path.isdir(root):
+        return name in (JOB_LOG, OLD_JOB_LOG, TUNED_RECIPE)
+    return name == SEARCH and not any(child.isdecimal() for child in os.listdir(root))
 
 
 def wanted_seeds(text: str) -> list[int]:

@@ -3,20 +3,23 @@
 The runs of the row RESULTS/lora4 with the rate 3e-4 are in RESULTS/search/lora4_lr3e-4/<seed>/<task>.
 """
 
+import itertools
 import math
+import random
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from glue_peft.run_folder import read_failure
-from glue_peft.tables.collapse import on_held_out_rows, sign_of_collapse
-from glue_peft.tables.read import UnusableFileError, number, part, read_record
+from glue_peft.run_folder import SEARCH
+from glue_peft.tables.collapse import collapse
+from glue_peft.tables.read import read_run
 from glue_peft.tasks import main_metric
 
-SEARCH = "search"
+Searches = dict[str, dict[str, list["Trial"]]]  # by a row's name and task
+MOST_RESAMPLES = 256  # of the search's seeds; up to four seeds have no more
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,19 @@ def read_search(root: Path, task: str) -> list[Trial]:
     return sorted(found, key=lambda trial: (trial.rate, trial.seed))
 
 
+def read_searches(roots: Mapping[str, Path], tasks: Iterable[str]) -> Searches:
+    """Return the searches behind rows' folders by name and task; empty ones are left out."""
+    found = {name: {task: read_search(root, task) for task in tasks} for name, root in roots.items()}
+    return {name: {task: trials for task, trials in of_row.items() if trials} for name, of_row in found.items()}
+
+
 def read_trial(folder: Path, task: str, rate: Decimal, seed: int) -> Trial | None:
     """Return what a run of the search came to; None where it isn't finished."""
-    failure = read_failure(folder)
+    run = read_run(folder, task, main_metric(task), "held_out")
+    failure = None if run.fault is None else run.fault.failure
     if failure is not None and failure.kind == "diverged":
         return Trial(rate, seed, None, str(failure))
-    try:
-        record = read_record(folder, task)
-    except UnusableFileError:
-        return None
-    last = part(part(record or {}, "scores"), "last")
-    score, metrics = number(last.get(f"selection_{main_metric(task)}")), on_held_out_rows(last)
-    if score is None:
-        return None
-    return Trial(rate, seed, score, sign_of_collapse(metrics, lambda end: metrics.get(f"eval_majority_share{end}")))
+    return None if run.score is None else Trial(rate, seed, run.score, collapse(run))
 
 
 def by_rate(trials: Iterable[Trial]) -> dict[Decimal, list[Trial]]:
@@ -108,3 +110,48 @@ def mean_score(trials: Iterable[Trial]) -> float | None:
 def n_collapsed(trials: Iterable[Trial]) -> int:
     """Count the trials that collapsed or diverged."""
     return sum(trial.collapse is not None for trial in trials)
+
+
+def expected_best(trials: Iterable[Trial]) -> list[tuple[float, float, float]]:
+    """Return for budgets of 1, 2, ... rates the score that a search would have reached: its mean and 95 % interval.
+
+    A budget of k rates is a random k of the n in the grid, and reaches the mean score of the best of them. Of the
+    rates in ascending order the i-th is the best with probability C(i - 1, k - 1) / C(n, k). The search's seeds, by
+    which the held-out rows are drawn too, are drawn again with replacement, all draws or 256 of them, so that the
+    interval covers both. A rate without any score counts as the worst score there is.
+    """
+    grid = [list(of_rate) for of_rate in by_rate(trials).values()]
+    scores = [trial.score for of_rate in grid for trial in of_rate if trial.score is not None]
+    worst = min(scores, default=0.0)
+    ascending = []
+    for seeds in resamples(sorted({trial.seed for of_rate in grid for trial in of_rate})):
+        drawn = [[trial for seed in seeds for trial in of_rate if trial.seed == seed] for of_rate in grid]
+        means = [(-n_collapsed(of_rate), mean_score(of_rate)) for of_rate in drawn]
+        ascending.append([mean for _, mean in sorted((n, worst if mean is None else mean) for n, mean in means)])
+    n = len(grid)
+    curve = []
+    for k in range(1, n + 1):
+        weights = [math.comb(i, k - 1) / math.comb(n, k) for i in range(n)]
+        reached = sorted(pair for means in ascending for pair in zip(means, weights, strict=True))
+        total = math.fsum(weight for _, weight in reached)
+        mean = math.fsum(score * weight for score, weight in reached) / total
+        curve.append((mean, quantile(reached, 0.025 * total), quantile(reached, 0.975 * total)))
+    return curve
+
+
+def resamples(seeds: list[int]) -> list[tuple[int, ...]]:
+    """Return every draw of as many seeds with replacement, or of many seeds some draws, always the same."""
+    if len(seeds) ** len(seeds) <= MOST_RESAMPLES:
+        return list(itertools.product(seeds, repeat=len(seeds)))
+    generator = random.Random(0)
+    return [tuple(generator.choices(seeds, k=len(seeds))) for _ in range(MOST_RESAMPLES)]
+
+
+def quantile(ascending: list[tuple[float, float]], mass: float) -> float:
+    """Return the first of some weighted values by which their weights reach `mass`."""
+    reached = 0.0
+    for value, weight in ascending:
+        reached += weight
+        if reached >= mass - 1e-12:
+            return value
+    return ascending[-1][0]

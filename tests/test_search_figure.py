@@ -1,0 +1,61 @@
+"""tables/search_figure.py: what is drawn where."""
+
+from decimal import Decimal
+
+import pytest
+
+from glue_peft.tables.search import Trial
+from glue_peft.tables.search_figure import draw_search
+
+LORA = [
+    Trial(Decimal("1e-4"), 101, 0.70),
+    Trial(Decimal("1e-4"), 102, 0.72),
+    Trial(Decimal("1e-3"), 101, 0.80),
+    Trial(Decimal("1e-3"), 102, 0.84),
+    Trial(Decimal("1e-2"), 101, 0.90),
+    Trial(Decimal("1e-2"), 102, 0.68, "constant output"),
+    Trial(Decimal("1e-1"), 101, None, "diverged"),
+    Trial(Decimal("1e-1"), 102, None, "diverged"),
+]
+NONE = [Trial(Decimal("1e-5"), 101, 0.75), Trial(Decimal("3e-5"), 101, 0.85)]
+
+
+@pytest.fixture
+def panels():
+    """Draw two methods on MRPC and one of them on CoLA; return the panels, scores above, budgets below."""
+    figure = draw_search({"lora4": {"mrpc": LORA}, "none": {"mrpc": NONE, "cola": NONE}}, ["mrpc", "cola"])
+    return figure, figure.axes
+
+
+def test_each_seed_the_means_collapses_and_the_choice_are_drawn(panels):
+    """0.82 at 1e-3 is the best mean without a collapse; what has no score stands where the worst is, at 68."""
+    axes = panels[1][0]
+    marks = [(*points.get_offsets()[0], points.get_sizes()[0]) for points in axes.collections]
+    seen = sorted((float(x), round(float(y), 6)) for x, y, size in marks if size == 14)
+    assert seen == [(1e-5, 75), (3e-5, 85), (1e-4, 70), (1e-4, 72), (1e-3, 80), (1e-3, 84), (1e-2, 90)]
+    collapsed = [(float(x), round(float(y), 6)) for x, y, size in marks if size != 14]
+    assert collapsed == [(1e-2, 68), (1e-1, 68), (1e-1, 68)]
+    lines = {line.get_label(): line for line in axes.lines}
+    curve, chosen, _, chosen_of_none = lines.values()
+    assert list(curve.get_xdata()) == [1e-4, 1e-3, 1e-2] and list(curve.get_ydata()) == pytest.approx([71, 82, 79])
+    assert (list(chosen.get_xdata()), list(chosen.get_ydata())) == ([1e-3], pytest.approx([82]))
+    assert list(chosen_of_none.get_xdata()) == [3e-5] and axes.get_xscale() == "log"
+
+
+def test_budgets_are_drawn_with_their_interval(panels):
+    """Full fine-tuning has two rates: 80 with one of them, 85 with both."""
+    axes = panels[1][2]
+    lora, none = axes.lines
+    assert list(lora.get_xdata()) == [1, 2, 3, 4] and list(none.get_ydata()) == pytest.approx([80, 85])
+    band = axes.collections[1].get_paths()[0].vertices
+    assert {(round(x), round(y, 6)) for x, y in band} == {(1, 75), (1, 85), (2, 85)}
+
+
+def test_a_task_without_a_method_has_the_others_and_the_legend_has_all(panels):
+    """In the same colours."""
+    figure, axes = panels
+    assert [panel.get_title() for panel in axes] == ["MRPC", "CoLA", "", ""]
+    assert [line.get_color() for line in axes[3].lines] == [axes[2].lines[1].get_color()]
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert labels == ["lora4", "none", "collapsed or diverged", "rate chosen"]
+    assert axes[1].get_ylabel() == "Matthews' correlation" and "search seeds 101, 102" in figure.get_suptitle()
