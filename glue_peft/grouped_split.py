@@ -6,7 +6,7 @@ case aside.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -22,22 +22,61 @@ LARGEST_GROUP = 10
 
 
 class TextIndex:
-    """Texts, by their rarest word, in which others are looked up."""
+    """Texts, by their runs of up to LEAST_WORDS words, in which others are looked up."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         """Index distinct texts of words with single spaces between them."""
         self.texts = sorted(set(texts), key=lambda text: (-text.count(" "), text))  # the longest first
         self.padded = [f" {text} " for text in self.texts]
-        self.places: dict[str, list[int]] = defaultdict(list)
-        for place, text in enumerate(self.texts):
-            for word in set(text.split()):
-                self.places[word].append(place)
+        self.numbers: dict[str, int] = {}
+        for text in self.texts:
+            for word in text.split():
+                self.numbers.setdefault(word, len(self.numbers))
+        self.runs: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # length -> runs in order, and each one's text
+        words, owners = self.words_of(self.texts)
+        for length in range(1, LEAST_WORDS + 1):
+            runs, places = self.runs_of(words, owners, length)
+            order = np.argsort(runs, kind="stable")
+            self.runs[length] = runs[order], places[order]
 
-    def containing(self, text: str) -> Iterable[str]:
-        """Yield the texts that contain `text` as a whole, itself among them, the longest first."""
+    def words_of(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of the words of all texts in turn, and each word's text, by position."""
+        split = [text.split() for text in texts]
+        unknown = len(self.numbers)
+        words = [self.numbers.get(word, unknown) for words in split for word in words]
+        return np.array(words, dtype=np.int64), np.repeat(np.arange(len(texts)), [len(words) for words in split])
+
+    def runs_of(self, words: np.ndarray, owners: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return all runs of so many words, each as a number that no other run has, and each one's text."""
+        count = max(0, len(words) - length + 1)
+        runs = np.zeros(count, dtype=np.int64)
+        for offset in range(length):
+            runs = runs * (len(self.numbers) + 1) + words[offset : offset + count]
+        within = owners[:count] == owners[length - 1 : length - 1 + count]
+        return runs[within], owners[:count][within]
+
+    def containing(self, texts: Iterable[str]) -> dict[str, Iterator[str]]:
+        """Return for each text those that contain it as a whole, itself among them, the longest first."""
+        by_length: dict[int, list[str]] = defaultdict(list)
+        for text in texts:
+            by_length[min(text.count(" ") + 1, LEAST_WORDS)].append(text)
+        found = {}
+        for length, of_length in by_length.items():
+            wanted, owners = self.runs_of(*self.words_of(of_length), length)
+            runs, places = self.runs[length]
+            first, last = (runs.searchsorted(wanted, side) for side in ("left", "right"))
+            starts = np.searchsorted(owners, np.arange(len(of_length)))
+            # Each text's rarest run: the smallest number of texts that have it, and among equals the first run.
+            rarest = np.minimum.reduceat((last - first) * len(wanted) + np.arange(len(wanted)), starts) % len(wanted)
+            for text, run in zip(of_length, rarest.tolist(), strict=True):
+                found[text] = self.matches(text, places[first[run] : last[run]])
+        return found
+
+    def matches(self, text: str, places: np.ndarray) -> Iterator[str]:
+        """Yield those of the texts at `places` that contain a text."""
         padded = f" {text} "
-        for place in min((self.places.get(word, []) for word in text.split()), key=len, default=[]):
-            if len(self.padded[place]) >= len(padded) and padded in self.padded[place]:
+        for place in dict.fromkeys(places.tolist()):
+            if padded in self.padded[place]:
                 yield self.texts[place]
 
 
@@ -80,13 +119,12 @@ def find_links(rows: Sequence[tuple[str, ...]]) -> tuple[list[tuple[int, int]], 
             rows_of[text].append(number)
     index = TextIndex(rows_of)
     repeats, containers, nested = [], [], set()
-    for text, having in rows_of.items():
-        words = text.count(" ") + 1
-        if words < LEAST_WORDS and len(rows[having[0]]) > 1:
-            continue
-        others = (rows_of[longer] for longer in index.containing(text) if longer != text)
+    links = {text: having for text, having in rows_of.items() if is_long(text) or len(rows[having[0]]) == 1}
+    for text, containing in index.containing(links).items():
+        having, words = links[text], text.count(" ") + 1
+        others = (rows_of[longer] for longer in containing if longer != text)
         container = next((other for other in others if not set(other) <= set(having)), None)
-        if words >= LEAST_WORDS and (len(having) > 1 or container is not None):
+        if is_long(text) and (len(having) > 1 or container is not None):
             nested.update(having)
         repeats += [(len(having), having[0], other) for other in having[1:]]
         if container is not None:
@@ -164,9 +202,12 @@ def fill(groups: np.ndarray, may_go: np.ndarray, strata: np.ndarray, quotas: Cou
 def count_contained(held_out: Sequence[tuple[str, ...]], train: Sequence[tuple[str, ...]]) -> tuple[int, int]:
     """Count the held-out rows with a text of LEAST_WORDS that a training row's text contains, and those with any."""
     index = TextIndex(text for texts in train for text in texts)
-    contained = comparable = 0
-    for texts in held_out:
-        long = [text for text in texts if text.count(" ") + 1 >= LEAST_WORDS]
-        comparable += bool(long)
-        contained += any(next(iter(index.containing(text)), None) is not None for text in long)
-    return contained, comparable
+    long = [[text for text in texts if is_long(text)] for texts in held_out]
+    containing = index.containing({text for texts in long for text in texts})
+    is_inside = {text: next(found, None) is not None for text, found in containing.items()}
+    return sum(any(is_inside[text] for text in texts) for texts in long), sum(bool(texts) for texts in long)
+
+
+def is_long(text: str) -> bool:
+    """Say whether a text has LEAST_WORDS."""
+    return text.count(" ") + 1 >= LEAST_WORDS
