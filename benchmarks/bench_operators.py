@@ -214,7 +214,8 @@ def build_trainer(flags: list[str], config: RobertaConfig, folder: str, frozen: 
     device = [] if torch.cuda.is_available() else ["--use_cpu"]
     _, data_args, adapter_args, training_args = parse_arguments([*argv.split(), *flags, *device])
     torch.manual_seed(0)
-    config.problem_type = "single_label_classification"
+    config.problem_type, labels = "single_label_classification", ("unacceptable", "acceptable")
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     model = AutoModelForSequenceClassification.from_config(config)
     if frozen:  # the gradient still comes down to the first layer, as it does with an adapter there
         model.base_model.requires_grad_(False).embeddings.word_embeddings.requires_grad_(True)
@@ -222,7 +223,7 @@ def build_trainer(flags: list[str], config: RobertaConfig, folder: str, frozen: 
     if adapter_config is not None:
         model = adapters.add_adapter(model, adapter_config, adapter_args, revision=None)
     run_glue.use_fast_paths(model, adapter_args, data_args)
-    task = Task("cola", None, ("sentence", None), ("unacceptable", "acceptable"), False, {}, {})
+    task = Task("cola", None, ("sentence", None), labels, False, {}, {})
     tokenized = datasets.DatasetDict(train=make_rows(3), validation=make_rows(2))
     return run_glue.make_trainer(
         model, training_args, data_args, make_tokenizer(), tokenized, task, stop_on_signal=TrainerCallback()
