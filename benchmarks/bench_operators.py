@@ -262,14 +262,22 @@ def measure(case: str, precision: str, layers: int) -> dict[str, Any]:
     return {name: part.as_numbers() for name, part in counts.items()} | {"one_more_layer": further}
 
 
-def print_row(case: str, rows: dict[str, dict[str, Any]]) -> None:
-    """Print a case's counts in all precisions."""
+def print_head(precisions: list[str]) -> None:
+    """Print the head of a Markdown table."""
+    names = [f"{name}, {precision}" for precision in precisions for name in ("step", "one more layer", "evaluation")]
+    print("| | " + " | ".join([*names, "waits: step, evaluation"]) + " |")
+    print("| --- |" + " ---: |" * (len(names) + 1))
+
+
+def print_row(case: str, rows: list[dict[str, Any]]) -> None:
+    """Print a case's counts in all precisions as a row of it."""
     cells = [
-        f"{row['step']['operators']:6,d} {row['one_more_layer']:5d} {row['step']['waits']:5d} "
-        f"{row['evaluation']['operators']:8,d} {row['evaluation']['waits']:5d}"
-        for row in rows.values()
+        f"{number:,}"
+        for row in rows
+        for number in (row["step"]["operators"], row["one_more_layer"], row["evaluation"]["operators"])
     ]
-    print(f"{case:40s}" + " |".join(cells), flush=True)
+    waits = [max(row[part]["waits"] for row in rows) for part in ("step", "evaluation")]
+    print("| " + " | ".join([case, *cells, f"{waits[0]}, {waits[1]}"]) + " |", flush=True)
 
 
 def parse_command_line() -> argparse.Namespace:
@@ -290,17 +298,16 @@ def parse_command_line() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Count, print a line a case, and the JSON."""
+    """Count, print a Markdown table and the JSON."""
     args = parse_command_line()
     warnings.simplefilter("ignore")
-    print(f"{args.layers} layers, batch {BATCH}: operators of a step, of one more layer in it, waits a step;")
-    print("operators of an evaluation batch, waits there. " + " | ".join(args.precisions))
+    print_head(args.precisions)
     results: dict[str, dict[str, Any]] = {precision: {} for precision in args.precisions}
     for case in CASES:
         for precision in args.precisions:
             with contextlib.redirect_stdout(None):  # Trainer prints what it logs
                 results[precision][case] = measure(case, precision, args.layers)
-        print_row(case, {precision: results[precision][case] for precision in args.precisions})
+        print_row(case, [results[precision][case] for precision in args.precisions])
     print(json.dumps({"layers": args.layers, "batch": BATCH, "torch": torch.__version__, "counts": results}))
 
 
