@@ -25,13 +25,14 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate.utils import send_to_device
 from transformers import AutoTokenizer
 
 from benchmarks.bench_adapters import ADAPTERS, add_adapter, build_model, describe_machine, seconds, training_step
 from glue_peft import arguments
 from glue_peft.data import load_local_glue
 from glue_peft.fast_adapters import use_fast_adapters
-from glue_peft.unpadded_encoder import use_unpadded_encoder
+from glue_peft.unpadded_encoder import plan_batches, use_unpadded_encoder
 
 MAX_LENGTH = 128
 # task: training rows, then mean and standard deviation of a row's tokens
@@ -61,13 +62,12 @@ def realistic_lengths(task: str, count: int = 10_000) -> list[int]:
     return drawn.exp().round().clamp(3, MAX_LENGTH).long().tolist()
 
 
-def make_batch(lengths: list[int], width: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Random tokens of these lengths, padded to a width."""
+def make_batch(lengths: list[int], width: int | None = None) -> dict[str, torch.Tensor]:
+    """Random tokens of these lengths, padded to a width or to the longest."""
     lengths_column = torch.tensor(lengths)[:, None]
-    mask = torch.arange(width)[None] < lengths_column
+    mask = torch.arange(width or max(lengths))[None] < lengths_column
     tokens = torch.randint(5, 1000, mask.shape, generator=torch.Generator().manual_seed(0)).where(mask, 1)
-    batch = {"input_ids": tokens, "attention_mask": mask.long(), "labels": torch.zeros(len(lengths), dtype=torch.long)}
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {"input_ids": tokens, "attention_mask": mask.long(), "labels": torch.zeros(len(lengths), dtype=torch.long)}
 
 
 def measure_task(
@@ -76,13 +76,18 @@ def measure_task(
     """Time both sides on the same batches and return medians, the ratio with its spread, and the real share."""
     generator = torch.Generator().manual_seed(1)
     steps = {name: training_step(model, getattr(torch, args.dtype)) for name, model in models.items()}
+    precision = {"torch_compile": False, "fp16": args.dtype == "float16", "bf16": args.dtype == "bfloat16"}
+    collators = {
+        "authors": partial(make_batch, width=MAX_LENGTH),
+        "ours": plan_batches(models["ours"], make_batch, argparse.Namespace(device=device, **precision)),
+    }
     times: dict[str, list[float]] = {name: [] for name in models}
     shares = []
     for repeat in range(args.repeats + 1):
         chosen = [lengths[i] for i in torch.randint(len(lengths), (args.batch,), generator=generator).tolist()]
-        widths = {"authors": MAX_LENGTH, "ours": max(chosen)}
         for name, step in steps.items():
-            taken = seconds(partial(step, make_batch(chosen, widths[name], device)), device)
+            batch = send_to_device(collators[name](chosen), device)
+            taken = seconds(partial(step, batch), device)
             if repeat > 0:  # the first is the warm-up
                 times[name].append(taken)
         shares.append(sum(chosen) / (args.batch * MAX_LENGTH))

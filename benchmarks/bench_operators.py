@@ -214,7 +214,8 @@ def build_trainer(flags: list[str], config: RobertaConfig, folder: str, frozen: 
     device = [] if torch.cuda.is_available() else ["--use_cpu"]
     _, data_args, adapter_args, training_args = parse_arguments([*argv.split(), *flags, *device])
     torch.manual_seed(0)
-    config.problem_type = "single_label_classification"
+    config.problem_type, labels = "single_label_classification", ("unacceptable", "acceptable")
+    config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
     model = AutoModelForSequenceClassification.from_config(config)
     if frozen:  # the gradient still comes down to the first layer, as it does with an adapter there
         model.base_model.requires_grad_(False).embeddings.word_embeddings.requires_grad_(True)
@@ -222,7 +223,7 @@ def build_trainer(flags: list[str], config: RobertaConfig, folder: str, frozen: 
     if adapter_config is not None:
         model = adapters.add_adapter(model, adapter_config, adapter_args, revision=None)
     run_glue.use_fast_paths(model, adapter_args, data_args)
-    task = Task("cola", None, ("sentence", None), ("unacceptable", "acceptable"), False, {}, {})
+    task = Task("cola", None, ("sentence", None), labels, False, {}, {})
     tokenized = datasets.DatasetDict(train=make_rows(3), validation=make_rows(2))
     return run_glue.make_trainer(
         model, training_args, data_args, make_tokenizer(), tokenized, task, stop_on_signal=TrainerCallback()
@@ -261,14 +262,22 @@ def measure(case: str, precision: str, layers: int) -> dict[str, Any]:
     return {name: part.as_numbers() for name, part in counts.items()} | {"one_more_layer": further}
 
 
-def print_row(case: str, rows: dict[str, dict[str, Any]]) -> None:
-    """Print a case's counts in all precisions."""
+def print_head(precisions: list[str]) -> None:
+    """Print the head of a Markdown table."""
+    names = [f"{name}, {precision}" for precision in precisions for name in ("step", "one more layer", "evaluation")]
+    print("| | " + " | ".join([*names, "waits: step, evaluation"]) + " |")
+    print("| --- |" + " ---: |" * (len(names) + 1))
+
+
+def print_row(case: str, rows: list[dict[str, Any]]) -> None:
+    """Print a case's counts in all precisions as a row of it."""
     cells = [
-        f"{row['step']['operators']:6,d} {row['one_more_layer']:5d} {row['step']['waits']:5d} "
-        f"{row['evaluation']['operators']:8,d} {row['evaluation']['waits']:5d}"
-        for row in rows.values()
+        f"{number:,}"
+        for row in rows
+        for number in (row["step"]["operators"], row["one_more_layer"], row["evaluation"]["operators"])
     ]
-    print(f"{case:40s}" + " |".join(cells), flush=True)
+    waits = [max(row[part]["waits"] for row in rows) for part in ("step", "evaluation")]
+    print("| " + " | ".join([case, *cells, f"{waits[0]}, {waits[1]}"]) + " |", flush=True)
 
 
 def parse_command_line() -> argparse.Namespace:
@@ -289,17 +298,16 @@ def parse_command_line() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Count, print a line a case, and the JSON."""
+    """Count, print a Markdown table and the JSON."""
     args = parse_command_line()
     warnings.simplefilter("ignore")
-    print(f"{args.layers} layers, batch {BATCH}: operators of a step, of one more layer in it, waits a step;")
-    print("operators of an evaluation batch, waits there. " + " | ".join(args.precisions))
+    print_head(args.precisions)
     results: dict[str, dict[str, Any]] = {precision: {} for precision in args.precisions}
     for case in CASES:
         for precision in args.precisions:
             with contextlib.redirect_stdout(None):  # Trainer prints what it logs
                 results[precision][case] = measure(case, precision, args.layers)
-        print_row(case, {precision: results[precision][case] for precision in args.precisions})
+        print_row(case, [results[precision][case] for precision in args.precisions])
     print(json.dumps({"layers": args.layers, "batch": BATCH, "torch": torch.__version__, "counts": results}))
 
 

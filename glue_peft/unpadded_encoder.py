@@ -44,14 +44,16 @@ MAX_REAL_SHARE = 0.9
 class Launches(NamedTuple):
     """What decides on a GPU, where a layer takes the longer of launching its operators and of computing them."""
 
-    layer: int  # operators of a layer, forward and backward, counted by benchmarks/bench_operators.py
-    packing: int  # those that packing adds, likewise
+    layer: (
+        int  # operators of a layer with an adapter, forward and backward (benchmarks/bench_operators.py counts them)
+    )
+    packing: int  # those that packing adds
     multiply_adds: float  # that the GPU does in the time of one launch
 
 
 # A launch takes about 5 microseconds. An H100 is taken to reach 400 TFLOP/s in half precision and 50 in float32; these
 # are estimates, no measurements. A slower GPU would gain from packing smaller batches, too.
-HALF_PRECISION, FLOAT32 = Launches(84, 7, 1e9), Launches(46, 7, 1.25e8)
+HALF_PRECISION, FLOAT32 = Launches(50, 7, 1e9), Launches(40, 7, 1.25e8)
 
 # Each name below is shown equal to its padded self by test_unpadded_encoder.py, and is added together with its test.
 SUPPORTED_CLASSES = {
