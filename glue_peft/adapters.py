@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from glue_peft import adalora, adapter_state, methods, run_folder, trials
 from glue_peft.arguments import AdapterArguments, ModelArguments
-from glue_peft.errors import UsageError, first_line
+from glue_peft.errors import UsageError, as_usage_error
 from glue_peft.record import ParameterCounts
 
 # The names of all linear layers in BERT's and RoBERTa's encoders.
@@ -196,12 +195,8 @@ def add_adapter(
     path = adapter_args.adapter_config
     where = f"--adapter_config {path}" if path else f"--adapter_name {adapter_args.adapter_name}"
     plain_config = copy.deepcopy(model.config)
-    try:
+    with as_usage_error(where):  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
         adapted = get_peft_model(model, config, revision=revision)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
-        raise UsageError(f"{where}: {first_line(error)}") from error
     adapted.plain_config = plain_config  # layer_replication changes the model's own
     check_head(where, adapted)
     if path is not None:
@@ -231,12 +226,8 @@ def load_saved(model: PreTrainedModel, folder: Path, base_sha256: str, adapter_a
     where = f"--adapter_path {folder}"
     check_base_model("adapter_path", folder, base_sha256)
     weights = adapter_state.read_weights(where, folder)
-    try:
+    with as_usage_error(where):  # as in add_adapter; the file may be anybody's
         loaded = PeftModel.from_pretrained(model, str(folder))
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # as in add_adapter; the file may be anybody's
-        raise UsageError(f"{where}: {first_line(error)}") from error
     if loaded.active_peft_config.peft_type == peft.PeftType.ADALORA:
         adalora.make_usable(loaded)
     adapter_state.check_fits(where, weights, peft.get_peft_model_state_dict(loaded), with_values=True)
@@ -257,10 +248,8 @@ def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
     new_head = {name: tensor.clone() for name, tensor in wanted.items() if name.startswith(head)}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(head)} | new_head
     adapter_state.check_fits(where, weights, wanted)
-    try:
+    with as_usage_error(where):
         peft.set_peft_model_state_dict(model, weights)
-    except RuntimeError as error:
-        raise UsageError(f"{where}: {first_line(error)}") from error
     adapter_state.check_fits(where, weights, peft.get_peft_model_state_dict(model), with_values=True)
     logger.info(f"Starting from the adapter in {folder}, with a new head")
 

@@ -1,7 +1,6 @@
 """Trainer as a run needs it: stops when asked to, resumes to the bit, fails in one line, saves what a reload needs."""
 
 import contextlib
-import errno
 import math
 import os
 import signal
@@ -21,7 +20,15 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from glue_peft import adalora, adapter_state, run_folder
 from glue_peft.adapters import head_parameters
 from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
-from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.errors import (
+    DivergedError,
+    RunFailedError,
+    StoppedBySignal,
+    UsageError,
+    first_line,
+    is_disk_full,
+    is_out_of_memory,
+)
 from glue_peft.metric import finite_logits
 from glue_peft.record import history_of
 from glue_peft.run_folder import Failure
@@ -416,21 +423,11 @@ def failure_noted(args: GlueTrainingArguments) -> Iterator[None]:
 
 def explain_failure(error: Exception, args: GlueTrainingArguments) -> RunFailedError | None:
     """Return the line for a lack of memory or of disk space; None for any other error."""
-    text = str(error)
-    # torch.save and safetensors hide the system's error in a RuntimeError and an Exception of their own.
-    full = (
-        "No space left on device",
-        "File too large",
-        "Disk quota exceeded",
-        "inline_container.cc",  # torch.save, which doesn't say why
-    )
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or any(
-        sign in text for sign in full
-    ):
+    if is_disk_full(error):
         return RunFailedError(
             "disk full", f"{first_line(error)}; make room in {args.output_dir} and start it again with --resume"
         )
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return RunFailedError("out of memory", less_memory(args))
     return None
 
