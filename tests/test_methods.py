@@ -326,6 +326,18 @@ def test_the_update_counts_from_the_pretrained_weight(pissa):
     assert {update.rank for update in updates} == {8}
 
 
+def test_rounding_is_no_rank(run, tiny, tmp_path):
+    """PiSSA's residual is rounded to float32 all over; of an update as small as that, its own directions count alone."""
+    path = write(tmp_path / "adapter.json", **LORA, init_lora_weights="pissa")
+    flags = {"adapter_name": None, "rank": None, "adapter_config": path, "model_name_or_path": tiny / "bert"}
+    folder = run(learning_rate=1e-6, do_eval=None, **flags)
+    updates = plot_spectrum.measure(folder, None)
+    assert updates and all(1 <= update.rank <= 8 and update.effective_rank <= 8 for update in updates)
+    for _, before, after, is_rounded in plot_spectrum.weight_updates(folder, None):
+        values = torch.linalg.svdvals(after.double() - before.double())
+        assert is_rounded and (values > plot_spectrum.NEGLIGIBLE * values[0]).sum() > 8  # what would be counted
+
+
 def test_other_random_parts_are_refused(run, tiny, tmp_path):
     path = write(tmp_path / "adapter.json", **method_matrix.config_of("UNILORA"))
     flags = {"model_name_or_path": tiny / "bert", "adapter_name": None, "rank": None}
