@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NEGLIGIBLE = 1e-6  # of the largest singular value; float32 carries a weight to 6e-8
-# Of W's Frobenius norm. The inits of PiSSA and OLoRA leave up to 0.3 roundings of 2^-24 in every direction, measured on
-# Gaussian and decaying spectra of 48 x 48 to 3072 x 768 at ranks 4 to 64.
+# Of W's Frobenius norm. PiSSA's and OLoRA's inits leave up to 0.3 roundings of 2^-24 in every direction, as measured
+# on Gaussian and decaying spectra of 48 x 48 to 3072 x 768 at ranks 4 to 64.
 ROUNDING = 4 * 2**-24
 SHOWN = 1e-4  # of the vertical axis' upper end; further down a line only falls to its rank
 ADAPTER_FILE, MODEL_FILE = "adapter_config.json", "model.safetensors"

@@ -28,6 +28,9 @@ class GlueTask:
     leaderboard: tuple[LeaderboardFile, ...]
     # A label's name in nyu-mll/glue -> the leaderboard's spelling; None: a score.
     spellings: dict[str, str] | None
+    scores: tuple[float, float] | None = (
+        None  # the least and the most that a score may be; None: the labels are classes
+    )
 
 
 # The first six, in this order, are the columns of the RandLoRA paper's table (PAPER_TASKS).
@@ -85,6 +88,7 @@ TASKS = {
         majority_shares=(),
         leaderboard=(LeaderboardFile("STS-B.tsv", "stsb", 1379),),
         spellings=None,
+        scores=(0.0, 5.0),
     ),
     "mnli": GlueTask(
         title="MNLI",

@@ -327,7 +327,7 @@ def test_the_update_counts_from_the_pretrained_weight(pissa):
 
 
 def test_rounding_is_no_rank(run, tiny, tmp_path):
-    """PiSSA's residual is rounded to float32 all over; of an update as small as that, its own directions count alone."""
+    """PiSSA's residual is rounded to float32 all over; of a tiny update its own directions count alone."""
     path = write(tmp_path / "adapter.json", **LORA, init_lora_weights="pissa")
     flags = {"adapter_name": None, "rank": None, "adapter_config": path, "model_name_or_path": tiny / "bert"}
     folder = run(learning_rate=1e-6, do_eval=None, **flags)
