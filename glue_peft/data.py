@@ -25,7 +25,7 @@ from datasets import DatasetDict, load_dataset
 from torch import nn
 
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
-from glue_peft.errors import UsageError, fault_of_path, first_line, is_disk_full
+from glue_peft.errors import UsageError, first_line, is_disk_full
 from glue_peft.grouped_split import draw
 from glue_peft.record import DataDescription, Selection
 from glue_peft.tasks import TASKS, main_metric
@@ -132,14 +132,6 @@ def load_all_splits(
 
 def load_local_glue(folder: Path, task_name: str, cache_dir: str | None, unread: tuple[str, ...] = ()) -> DatasetDict:
     """Read FOLDER/<task>/<split>-*.parquet, all splits that are there but those whose names begin as in `unread`."""
-    fault = fault_of_path(folder, "folder")
-    if fault is not None:
-        raise UsageError(f"--dataset_path {folder}: {fault}")
-    if not (folder / task_name).is_dir():
-        there = sorted(path.name for path in folder.iterdir() if path.name in task_to_keys)
-        raise UsageError(
-            f"--dataset_path {folder}: no folder {task_name} in it; tasks there: {', '.join(there) or 'none'}"
-        )
     found: dict[str, list[Path]] = {}
     for path in sorted((folder / task_name).glob("*.parquet")):
         if not path.name.startswith(unread):
@@ -231,6 +223,10 @@ def describe_task(
         dropped_rows={name: count for name, count in dropped.items() if count},
     )
     check_labels(kept, task, sources)
+    if is_regression and training_args.label_smoothing_factor:
+        raise UsageError(
+            f"--label_smoothing_factor {training_args.label_smoothing_factor}: is for classes, the labels are scores"
+        )
     logger.info(f"data: {data_args.source}: {described(task, {name: len(rows) for name, rows in kept.items()})}")
     return task, DatasetDict(raw_datasets | kept)
 

@@ -277,12 +277,16 @@ def test_a_run_that_cannot_start_leaves_the_one_that_it_was_to_replace(run):
     """A package that an optimizer needs, a scheduler without its arguments, a loss that labels don't allow."""
     folder = run()
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    for flags in (
-        {"optim": "adamw_bnb_8bit"},
-        {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"foo": 1}'},
-        {"task_name": "stsb", "label_smoothing_factor": 0.1},
+    for flags, message in (
+        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: "),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"foo": 1}'}, "--lr_scheduler_type polynomial, "),
+        ({"task_name": "stsb", "label_smoothing_factor": 0.1}, "--label_smoothing_factor 0.1: is for classes"),
+        (
+            {"optim": "sgd", "optim_args": "momentum=-1"},
+            "--optim sgd and --lr_scheduler_type linear: ",
+        ),
     ):
-        with pytest.raises(UsageError, match="the training can't start"):
+        with pytest.raises(UsageError, match=message):
             run(overwrite_output_dir=True, **flags)
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
