@@ -36,15 +36,15 @@ Several ROOTs are compared: each with the first, paired by seed. --published add
 prints how far a sweep is: how many seeds of each adapter and task are finished, running, failed and missing, why each
 failed, and the time left as finished runs suggest. It only reads, and a ROOT that isn't there yet is all missing.
 
-Exit status: 0 if a table was printed, else 2. Needs Python's standard library, and SciPy where ROOTs are compared.
+Exit status: 0 if a table was printed, 1 where its output can't be written, else 2. Needs Python's standard library,
+and SciPy where ROOTs are compared.
 """
 
 import argparse
-import os
 import sys
 from typing import Any
 
-from glue_peft.errors import OneLineParser, UsageError, run_script
+from glue_peft.errors import OneLineParser, run_script
 from glue_peft.run_folder import plural
 from glue_peft.tables.costs import COSTS, seed_costs
 from glue_peft.tables.formats import FORMATS, Table, cost_cell, p_text, percent
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
         if results.ignored:
             print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
         text = FORMATS[args.format](*tables_and_records(results, args))
-    write(text)
+    print(text, end="")
     return 0
 
 
@@ -176,17 +176,6 @@ def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list
         tables.append(comparison_table(first, second, compared, row_differences(first, second, results.tasks)))
         records += comparison_records(first, second, compared)
     return tables, records
-
-
-def write(text: str) -> None:
-    """Print the output; raises UsageError where it can't be written, but not where a reader like `head` left."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
-        raise UsageError(f"the output can't be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

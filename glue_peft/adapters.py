@@ -271,6 +271,9 @@ def claim_merged_folder(folder: Path, output_dir: Path) -> None:
     """Make the folder of --save_merged and say whose it is; raises UsageError where it can't be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if run_folder.CLAIM.fullmatch(path.name):  # of a run that was killed here
+                path.unlink(missing_ok=True)
         run_folder.write_json(folder / run_folder.MERGED_FILE, {"output_dir": os.path.realpath(output_dir)})
     except OSError as error:
         raise UsageError(f"--save_merged {folder}: can't be written: {error.strerror}") from error

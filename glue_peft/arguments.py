@@ -24,7 +24,7 @@ from glue_peft.errors import OneLineParser, UsageError, fault_of_path, first_lin
 from glue_peft.flag_effects import METRIC_SCHEDULERS, check_effects, read_json_flags
 from glue_peft.flags import MAX_SEED, given_flags, without_secrets
 from glue_peft.methods import read_saved_config
-from glue_peft.run_folder import CHECKPOINT, MERGED_FILE, read_json
+from glue_peft.run_folder import CHECKPOINT, CLAIM, MERGED_FILE, read_json
 from glue_peft.tasks import TASKS
 
 MAX_BATCH = 2**31 - 1  # what a 32-bit index reaches
@@ -675,8 +675,11 @@ def is_utf8(text: str) -> bool:
 
 
 def may_hold_merged(folder: Path, output_dir: Path) -> bool:
-    """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in."""
-    if not os.path.isdir(folder) or not os.listdir(folder):
+    """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in.
+
+    What a run that was killed while it claimed the folder has left there is nobody's.
+    """
+    if not os.path.isdir(folder) or not [name for name in os.listdir(folder) if not CLAIM.fullmatch(name)]:
         return True
     owner = (read_json(folder / MERGED_FILE) or {}).get("output_dir")
     return isinstance(owner, str) and os.path.realpath(owner) == os.path.realpath(output_dir)

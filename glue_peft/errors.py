@@ -125,8 +125,11 @@ def run_script(main: Callable[[], int], script: str) -> int:
         return status
     except OSError as error:
         status = 2 if error.errno in USERS_ERRNOS else 1
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
+        if error.filename is None:  # it may be stdout, which python flushes once more when it ends
+            with contextlib.suppress(OSError, ValueError):  # stdout has no descriptor
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) and script != "run_glue.py":
+            return 0  # a reader like `head` has seen what it wanted; of a run the results are lost
         line = f"error: {error.filename or type(error).__name__}: {error.strerror or first_line(error)}"
     except ImportError as error:  # a package that a flag needs, unless it is a module of our own
         if (error.name or "").startswith("glue_peft"):
