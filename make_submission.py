@@ -23,7 +23,7 @@ from pathlib import Path
 
 from glue_peft.errors import OneLineParser, UsageError, run_script
 from glue_peft.run_folder import atomic_write
-from glue_peft.tasks import TASKS
+from glue_peft.tasks import TASKS, GlueTask
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -63,19 +63,20 @@ def read_predictions(path: Path, rows: int) -> list[str]:
     return predictions
 
 
-def official_spelling(prediction: str, spellings: dict[str, str] | None) -> str:
+def official_spelling(prediction: str, task: GlueTask) -> str:
     """Return a prediction as the leaderboard spells it; raises UsageError."""
-    if spellings is not None:
-        if prediction not in spellings:
-            raise UsageError(f"label {prediction[:40]!r} is not one of {', '.join(spellings)}")
-        return spellings[prediction]
+    if task.spellings is not None:
+        if prediction not in task.spellings:
+            raise UsageError(f"label {prediction[:40]!r} is not one of {', '.join(task.spellings)}")
+        return task.spellings[prediction]
+    low, high = task.scores or (-math.inf, math.inf)
     try:
         score = float(prediction)
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
         raise UsageError(f"{prediction[:40]!r} is not a score")
-    return f"{min(max(score, 0.0), 5.0):.3f}"
+    return f"{min(max(score, low), high):.3f}"
 
 
 def read_submission(folder: Path) -> dict[str, str]:
@@ -85,9 +86,7 @@ def read_submission(folder: Path) -> dict[str, str]:
         path = Path(name) / f"predict_results_{wanted.predictions}.txt"
         try:
             predictions = read_predictions(folder / path, wanted.rows)
-            lines = [
-                f"{index}\t{official_spelling(item, TASKS[name].spellings)}" for index, item in enumerate(predictions)
-            ]
+            lines = [f"{index}\t{official_spelling(item, TASKS[name])}" for index, item in enumerate(predictions)]
         except UsageError as error:
             problems.append(f"{wanted.name}: {path}: {error}")
             continue

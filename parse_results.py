@@ -45,11 +45,11 @@ failed, and the time left as finished runs suggest. It only reads, and a ROOT th
 `--reproduce RECIPE ROOT` holds the runs of a paper's recipe against what the paper printed: equivalent, different or
 inconclusive, cell by cell. ROOT is the folder above the adapters'; `--reproduce RECIPE --help` says more.
 
-Exit status: 0 if a table was printed, else 2. Needs Python's standard library, and SciPy for comparisons.
+Exit status: 0 if a table was printed, 1 where its output can't be written, else 2. Needs Python's standard library,
+and SciPy for comparisons.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the tables of one or more result folders; raises UsageError."""
     argv = sys.argv[1:] if argv is None else argv
     if reproduce.is_asked_for(argv):
-        write(reproduce.main(argv))
+        print(reproduce.main(argv))
         return 0
     args = parse_arguments(argv)
     if args.status:
@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
         if results.ignored:
             print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
         text = FORMATS[args.format](*tables_and_records(results, args))
-    write(text)
+    print(text, end="")
     return 0
 
 
@@ -288,17 +288,6 @@ def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list
         tables.append(comparison_table(first, second, family, pair, differences))
         records += comparison_records(first, second, compared, family.size)
     return tables, records
-
-
-def write(text: str) -> None:
-    """Print the output; raises UsageError where it can't be written, but not where a reader like `head` left."""
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # python flushes once more when it ends
-        raise UsageError(f"the output can't be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

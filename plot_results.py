@@ -36,7 +36,6 @@ from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figu
 from glue_peft.tables.health import coverage_lines, health_lines
 from glue_peft.tables.protocol import data_limits, epochs_in_words, has_all_seeds
 from glue_peft.tables.published import PublishedRow, published_of
-from glue_peft.tables.read import EPOCHS
 from glue_peft.tables.results import Results, Row, add_arguments, read_results, row_names, wanted_tasks
 from glue_peft.tables.search import read_searches
 from glue_peft.tables.search_figure import draw_search

@@ -50,9 +50,9 @@ import torch
 import transformers
 from datasets import DatasetDict
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -85,7 +85,7 @@ from glue_peft.data import (
     splits,
     tokenize,
 )
-from glue_peft.errors import DivergedError, UsageError, first_line, run_script
+from glue_peft.errors import DivergedError, UsageError, as_usage_error, run_script
 from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.metric import check_best_metric, finite_logits, make_compute_metrics
@@ -187,10 +187,8 @@ def load_config(
     saved = adapter_args.adapter_path
     if saved is not None and (Path(saved) / "config.json").is_file():
         name = saved
-    try:
+    with as_usage_error(f"--model_name_or_path {name}"):
         config = AutoConfig.from_pretrained(name, **hub_arguments(model_args))
-    except Exception as error:  # whatever a file that isn't a model's config makes the library meet
-        raise UsageError(f"--model_name_or_path {name}: {first_line(error)}") from error
     names = [str(label) for label in task.label_list]
     own_order = order_of_labels(config.label2id, names)
     if saved == name and (config.num_labels != task.num_labels or not (task.is_regression or own_order)):
@@ -226,21 +224,18 @@ def hub_arguments(model_args: ModelArguments) -> dict[str, Any]:
 def load_tokenizer(model_args: ModelArguments) -> transformers.PreTrainedTokenizerBase:
     """Load the tokenizer."""
     name = model_args.tokenizer_name or model_args.model_name_or_path
-    try:
+    flag = "model_name_or_path" if model_args.tokenizer_name is None else "tokenizer_name"
+    with as_usage_error(f"--{flag} {name}, its tokenizer"):
         return AutoTokenizer.from_pretrained(name, use_fast=model_args.use_fast_tokenizer, **hub_arguments(model_args))
-    except Exception as error:  # as in load_config
-        raise UsageError(f"--tokenizer_name {name}: {first_line(error)}") from error
 
 
 def build_architecture(config: PreTrainedConfig, model_args: ModelArguments) -> nn.Module:
     """Build the model on the meta device: its layers' names and sizes, without weights or memory."""
-    try:
-        with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(
-                config, trust_remote_code=model_args.trust_remote_code
-            )
-    except Exception as error:  # as in load_config
-        raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}") from error
+    where = f"--model_name_or_path {model_args.model_name_or_path}"
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING and not model_args.trust_remote_code:
+        raise UsageError(f"{where}: transformers has no head for classifying texts on a {config.model_type!r} model")
+    with as_usage_error(where), torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config, trust_remote_code=model_args.trust_remote_code)
 
 
 def make_adapter_config(adapter_args: AdapterArguments, architecture: nn.Module, seed: int) -> PeftConfig | None:
@@ -300,7 +295,8 @@ def load_model(
     """
     # Set seed before initializing model: the new head, and the adapter's start, depend on it alone
     set_seed(seed_of(adapter_args.adapter_path, seed))
-    try:
+    hints = {"mismatch": "; --ignore_mismatched_sizes draws a new head"}
+    with as_usage_error(f"--model_name_or_path {model_args.model_name_or_path}", hints):
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             model_args.model_name_or_path,
             config=config,
@@ -309,9 +305,6 @@ def load_model(
             output_loading_info=True,
             **hub_arguments(model_args),
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        hint = "; --ignore_mismatched_sizes draws a new head" if "mismatch" in str(error) else ""
-        raise UsageError(f"--model_name_or_path {model_args.model_name_or_path}: {first_line(error)}{hint}") from error
     base_sha256 = hash_tensors(model.base_model.state_dict())
     logger.info(adapters.drawn_in_words(loading))
     if adapter_args.adapter_path is not None or adapter_config is not None:

@@ -329,7 +329,7 @@ def try_spectrum(tiny: Path, trained: Path, merged: Path) -> tuple[str, list[str
     """Compare the updates that plot_spectrum.py measures with the merged model minus the pre-trained one."""
     try:
         with silence():
-            updates = {name: after - before for name, before, after in plot_spectrum.weight_updates(trained, None)}
+            updates = {name: after - before for name, before, after, _ in plot_spectrum.weight_updates(trained, None)}
     except UsageError as error:
         return REFUSED, [str(error)]
     if not merged.exists():

@@ -4,6 +4,7 @@ errors             UsageError and its kin, and how a script ends: one line and a
 tasks              GLUE's tasks: columns, metrics, names, labels; the only list of them
 flags              what another value of a flag means: nothing, another run, other scores (no torch, unlike arguments)
 learning_rates     rates by the names of parameters, and the optimizer's groups for them
+flag_effects       Trainer's flags: which have an effect, which lack a package, which hold what nobody can use
 arguments          the flags of run_glue.py, and what is refused at once
 run_folder         a run's folder: names, lock, atomic writes, checkpoints, failures
 run_state          is the run in a folder finished, open, broken, or another one?

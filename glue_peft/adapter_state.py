@@ -20,7 +20,7 @@ from torch import nn
 
 from glue_peft import run_folder
 from glue_peft.adalora import is_adalora
-from glue_peft.errors import UsageError, first_line
+from glue_peft.errors import UsageError, as_usage_error
 
 TORCHS_OWN = ("_parameters", "_buffers", "_modules")
 # Of AdaLoRA's RankAllocator: its memory of every weight's importance.
@@ -196,10 +196,8 @@ def save_fixed(model: PeftModel, folder: Path, description: dict[str, Any] | Non
 
 def read_weights(where: str, folder: Path | str) -> dict[str, torch.Tensor]:
     """Read a saved adapter's tensors. Raises UsageError for a file that holds none, whatever is in it."""
-    try:
+    with as_usage_error(f"{where}: its weights can't be read"):  # a pickle's reader meets whatever is in the file
         weights = peft.load_peft_weights(str(folder), device="cpu")
-    except Exception as error:  # a pickle's reader meets whatever the file makes it meet
-        raise UsageError(f"{where}: its weights can't be read: {first_line(error)}") from error
     if not isinstance(weights, dict) or not all(torch.is_tensor(tensor) for tensor in weights.values()):
         raise UsageError(f"{where}: its weights are not tensors by name")
     return weights
@@ -295,11 +293,9 @@ def load_trained_state(model: PeftModel, folder: Path) -> None:
 def read_trained_state(model: PeftModel, folder: Path) -> dict[str, torch.Tensor]:
     """Read trained_state.safetensors. Raises UsageError where it is missing or doesn't fit the model."""
     path = folder / run_folder.TRAINED_FILE
-    try:
+    method = model.active_peft_config.peft_type.value
+    with as_usage_error(f"{path}: {method} can't be resumed without it"):  # missing, as in older versions, or broken
         state = load_file(path)
-    except Exception as error:  # missing, or written by a version that had no such file, or broken
-        method = model.active_peft_config.peft_type.value
-        raise UsageError(f"{path}: {method} can't be resumed without it: {first_line(error)}") from error
     wanted = trained_state(model)
     for kind in ("parameter", "buffer"):
         check_fits(str(path), group(state, kind), group(wanted, kind))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from glue_peft import adalora, adapter_state, methods, run_folder, trials
 from glue_peft.arguments import AdapterArguments, ModelArguments
-from glue_peft.errors import UsageError, first_line
+from glue_peft.errors import UsageError, as_usage_error
 from glue_peft.paper_bases import draw_paper_bases
 from glue_peft.record import ParameterCounts
 
@@ -227,12 +226,8 @@ def add_adapter(
     path = adapter_args.adapter_config
     where = f"--adapter_config {path}" if path else f"--adapter_name {adapter_args.adapter_name}"
     plain_config = copy.deepcopy(model.config)
-    try:
+    with as_usage_error(where):  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
         adapted = get_peft_model(model, config, revision=revision)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
-        raise UsageError(f"{where}: {first_line(error)}") from error
     adapted.plain_config = plain_config  # layer_replication changes the model's own
     if adapter_args.paper_bases:
         draw_paper_bases(adapted)
@@ -264,12 +259,8 @@ def load_saved(model: PreTrainedModel, folder: Path, base_sha256: str, adapter_a
     where = f"--adapter_path {folder}"
     check_base_model("adapter_path", folder, base_sha256)
     weights = adapter_state.read_weights(where, folder)
-    try:
+    with as_usage_error(where):  # as in add_adapter; the file may be anybody's
         loaded = PeftModel.from_pretrained(model, str(folder))
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # as in add_adapter; the file may be anybody's
-        raise UsageError(f"{where}: {first_line(error)}") from error
     if loaded.active_peft_config.peft_type == peft.PeftType.ADALORA:
         adalora.make_usable(loaded)
     if adapter_state.has_paper_bases(folder):
@@ -292,10 +283,8 @@ def start_from_saved(model: PeftModel, folder: Path, base_sha256: str) -> None:
     new_head = {name: tensor.clone() for name, tensor in wanted.items() if name.startswith(head)}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(head)} | new_head
     adapter_state.check_fits(where, weights, wanted)
-    try:
+    with as_usage_error(where):
         peft.set_peft_model_state_dict(model, weights)
-    except RuntimeError as error:
-        raise UsageError(f"{where}: {first_line(error)}") from error
     adapter_state.check_fits(where, weights, peft.get_peft_model_state_dict(model), with_values=True)
     logger.info(f"Starting from the adapter in {folder}, with a new head")
 
@@ -317,6 +306,9 @@ def claim_merged_folder(folder: Path, output_dir: Path) -> None:
     """Make the folder of --save_merged and say whose it is; raises UsageError where it can't be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if run_folder.CLAIM.fullmatch(path.name):  # of a run that was killed here
+                path.unlink(missing_ok=True)
         run_folder.write_json(folder / run_folder.MERGED_FILE, {"output_dir": os.path.realpath(output_dir)})
     except OSError as error:
         raise UsageError(f"--save_merged {folder}: can't be written: {error.strerror}") from error

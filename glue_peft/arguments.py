@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,13 +20,14 @@ import huggingface_hub
 import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import HubStrategy, SaveStrategy
 
-from glue_peft.errors import OneLineParser, UsageError
+from glue_peft.errors import OneLineParser, UsageError, fault_of_path, first_line, is_disk_full, is_out_of_memory
+from glue_peft.flag_effects import METRIC_SCHEDULERS, check_effects, read_json_flags
 from glue_peft.flags import MAX_SEED, given_flags, without_secrets
 from glue_peft.learning_rates import parse_rates
 from glue_peft.methods import read_saved_config
-from glue_peft.run_folder import CHECKPOINT, MERGED_FILE, read_json
+from glue_peft.run_folder import CHECKPOINT, CLAIM, MERGED_FILE, read_json
 from glue_peft.tasks import TASKS
 
 MAX_BATCH = 2**31 - 1  # what a 32-bit index reaches
@@ -45,6 +47,7 @@ UNUSABLE_FLAGS = {
     "include_for_metrics": "the metrics need predictions and labels alone",
     "deepspeed": "its checkpoints were never resumed here",
     "fsdp": "its checkpoints were never resumed here",
+    "fsdp_config": "its checkpoints were never resumed here",
 }
 # The least and the most that a number may be; an open end of the range is in brackets that look outwards.
 RANGES = {
@@ -105,8 +108,38 @@ RENAMED_FLAGS = {
     "use_mps_device": "nothing: the device is found by itself",
     "tpu_num_cores": "nothing: a launcher's affair",
 }
-# Schedulers that watch the metric of --metric_for_best_model.
-METRIC_SCHEDULERS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+# What other programs call the same.
+OTHER_NAMES = {
+    "rank": "r lora_r lora_rank lora_dim randlora_r vera_r adapter_rank",
+    "adapter_alpha": "alpha lora_alpha randlora_alpha",
+    "adapter_dropout": "dropout lora_dropout randlora_dropout vera_dropout",
+    "target_modules": "lora_target_modules lora_target target",
+    "adapter_name": "adapter adapter_type method peft_method peft_type use_lora",
+    "adapter_config": "peft_config lora_config",
+    "adapter_path": "lora_path peft_path lora_weights",
+    "vera_d_initial": "d_initial",
+    "projection_prng_key": "prng_key",
+    "classifier_learning_rate": "classifier_lr head_lr cls_lr cls_learning_rate head_learning_rate",
+    "learning_rate": "lr",
+    "num_train_epochs": "epochs num_epochs n_epochs train_epochs",
+    "per_device_train_batch_size": "batch_size bs train_batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "gradient_accumulation_steps": "grad_accum accumulation_steps grad_acc_steps",
+    "max_seq_length": "max_length max_len max_seq_len max_sequence_length seq_len",
+    "model_name_or_path": "model model_name model_path base_model pretrained_model_name_or_path",
+    "task_name": "task glue_task",
+    "dataset_path": "data_dir data_path glue_dir dataset_dir",
+    "text_columns": "text_column_name text_column_names text_column",
+    "label_column": "label_column_name",
+    "max_predict_samples": "max_test_samples",
+    "lr_scheduler_type": "scheduler lr_scheduler scheduler_type",
+    "optim": "optimizer",
+    "weight_decay": "wd",
+    "warmup_steps": "warmup warmup_proportion",
+    "save_merged": "merge merge_adapter merged_output_dir",
+    "output_dir": "output out_dir output_folder",
+    "seed": "random_seed",
+}
 # Flags that mean something for some adapters only; given with another one they are refused, not ignored.
 ADAPTER_FLAGS = {
     "rank": ("lora", "randlora", "vera"),
@@ -356,7 +389,11 @@ class GlueTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Settle what the machine decides, before the parent's checks."""
+        for name, reason in UNUSABLE_FLAGS.items():
+            if getattr(self, name):
+                raise UsageError(f"--{name}: {reason}")
         check_ranges(self)  # the parent's messages don't name the flag
+        read_json_flags(self)
         self.keep_checkpoints = self.save_total_limit is not None
         # Of the best and the last checkpoint Trainer would delete one at the end, before the run's record is written.
         if self.save_total_limit is None:
@@ -425,6 +462,8 @@ def parse_arguments(
     except UsageError:
         raise
     except Exception as error:  # what TrainingArguments itself refuses, in whichever way
+        if is_out_of_memory(error) or is_disk_full(error):
+            raise
         raise UsageError(" ".join(str(error).split()) or type(error).__name__) from error
     if unknown:
         raise UsageError(unknown_argument(unknown[0], parser))
@@ -433,7 +472,9 @@ def parse_arguments(
     for args in parsed:
         check_ranges(args)
     check_training_arguments(training_args, given)
+    check_effects(training_args, given)
     check_data_arguments(data_args, training_args)
+    warn_of_unused_rows(data_args, training_args)
     check_adapter_arguments(adapter_args, training_args, given)
     find_model(model_args, adapter_args, given)
     check_folders(model_args, adapter_args, training_args)
@@ -446,7 +487,8 @@ def unknown_argument(word: str, parser: argparse.ArgumentParser) -> str:
     flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
     if name in RENAMED_FLAGS:
         return f"unknown argument {word!r}: transformers 5 has {RENAMED_FLAGS[name]} in its place"
-    alike = difflib.get_close_matches(name, flags, n=1) if word.startswith("-") else []
+    alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75) if word.startswith("-") else []
+    alike = [flag for flag, others in OTHER_NAMES.items() if name in others.split() and word.startswith("-")] or alike
     hint = f"is --{alike[0]} meant? " if alike else ""
     return f"unknown argument {word!r}; {hint}`python run_glue.py --help` lists the flags"
 
@@ -489,9 +531,6 @@ def check_training_arguments(args: GlueTrainingArguments, given: set[str]) -> No
     """Raise UsageError for training flags that no run could use."""
     if not (args.do_train or args.do_eval or args.do_predict):
         raise UsageError("nothing to do: give at least one of --do_train, --do_eval, --do_predict")
-    for name, reason in UNUSABLE_FLAGS.items():
-        if getattr(args, name):
-            raise UsageError(f"--{name}: {reason}")
     parse_rates(args.learning_rates, args.classifier_learning_rate)
     if args.resume_from_checkpoint is not None:
         for name, wanted in (("do_train", True), ("resume", False), ("overwrite_output_dir", False)):
@@ -564,6 +603,8 @@ def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTr
         )
     if data_args.dataset_path is not None and data_args.task_name is None:
         raise UsageError("--dataset_path is a local copy of GLUE: it needs --task_name")
+    if data_args.dataset_path is not None:
+        check_dataset_path(data_args.dataset_path, data_args.task_name)
     if data_args.dataset_config_name is not None and data_args.dataset_name is None:
         raise UsageError(f"--dataset_config_name goes with --dataset_name, not with --{sources[0]}")
     if data_args.task_name is not None and (data_args.text_columns or data_args.label_column != "label"):
@@ -587,8 +628,33 @@ def check_data_arguments(data_args: DataTrainingArguments, training_args: GlueTr
             raise UsageError(f"--{name} is needed for --do_{'eval' if name == 'validation_file' else 'predict'}")
         if path is not None and Path(path).suffix not in (".csv", ".json"):
             raise UsageError(f"--{name} {path}: must be a .csv or a .json file")
-        if path is not None and not Path(path).is_file():
-            raise UsageError(f"--{name} {path}: no such file")
+        fault = fault_of_path(path, "file") if path is not None else None
+        if fault is not None:
+            raise UsageError(f"--{name} {path}: {fault}")
+
+
+def check_dataset_path(folder: str, task_name: str) -> None:
+    """Raise UsageError where a local copy of GLUE lacks the task."""
+    fault = fault_of_path(folder, "folder")
+    if fault is not None:
+        raise UsageError(f"--dataset_path {folder}: {fault}")
+    there = [name for name in sorted(os.listdir(folder)) if name in task_to_keys]
+    if task_name not in there:
+        raise UsageError(
+            f"--dataset_path {folder}: no folder {task_name} in it; tasks there: {', '.join(there) or 'none'}"
+        )
+
+
+def warn_of_unused_rows(data_args: DataTrainingArguments, training_args: GlueTrainingArguments) -> None:
+    """Say which limits and files belong to what the run isn't asked for: harmless, but maybe forgotten."""
+    for step, names in (
+        ("do_train", ("max_train_samples",)),
+        ("do_eval", ("max_eval_samples",)),
+        ("do_predict", ("max_predict_samples", "test_file")),
+    ):
+        for name in names:
+            if getattr(data_args, name) is not None and not getattr(training_args, step):
+                logger.warning(f"--{name} has no effect without --{step}")
 
 
 def check_adapter_arguments(
@@ -629,17 +695,42 @@ def check_adapter_arguments(
 
 
 def find_model(model_args: ModelArguments, adapter_args: AdapterArguments, given: set[str]) -> None:
-    """Take the model over from --adapter_path where no flag names it. Raises UsageError where neither does."""
-    if model_args.model_name_or_path is not None:
-        return
-    if adapter_args.adapter_path is None:
-        raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
-    saved = read_saved_config(f"--adapter_path {adapter_args.adapter_path}", adapter_args.adapter_path)
-    if not isinstance(saved.base_model_name_or_path, str):
-        raise UsageError(f"--adapter_path {adapter_args.adapter_path} names no model: give --model_name_or_path")
-    model_args.model_name_or_path = saved.base_model_name_or_path
-    if saved.revision and "model_revision" not in given:
-        model_args.model_revision = saved.revision
+    """Take the model over from --adapter_path where no flag names it. Raises UsageError where none could be loaded."""
+    if model_args.model_name_or_path is None:
+        if adapter_args.adapter_path is None:
+            raise UsageError("--model_name_or_path is required: a folder or a model id of the Hugging Face hub")
+        saved = read_saved_config(f"--adapter_path {adapter_args.adapter_path}", adapter_args.adapter_path)
+        if not isinstance(saved.base_model_name_or_path, str):
+            raise UsageError(f"--adapter_path {adapter_args.adapter_path} names no model: give --model_name_or_path")
+        model_args.model_name_or_path = saved.base_model_name_or_path
+        if saved.revision and "model_revision" not in given:
+            model_args.model_revision = saved.revision
+    sources = {name: getattr(model_args, name) for name in ("model_name_or_path", "config_name", "tokenizer_name")}
+    for name, source in sources.items():
+        if source is not None:
+            check_source(f"--{name} {source}", source, name == "config_name")
+    if "model_revision" in given and model_args.model_revision != "main":
+        if all(source is None or os.path.exists(source) for source in sources.values()):
+            raise UsageError(
+                f"--model_revision {model_args.model_revision} has no effect on a folder: it is for models of the hub"
+            )
+
+
+def check_source(where: str, source: str, may_be_file: bool) -> None:
+    """Raise UsageError unless a model's source is a folder with files, or could be a model id of the hub.
+
+    A config may also be a file of its own.
+    """
+    fault = fault_of_path(source, "folder")
+    if fault == "no such folder":
+        try:
+            huggingface_hub.utils.validate_repo_id(source)
+        except huggingface_hub.errors.HFValidationError:
+            raise UsageError(f"{where}: no such folder, and no model id of the Hugging Face hub") from None
+    elif fault is not None and not (may_be_file and fault_of_path(source, "file") is None):
+        raise UsageError(f"{where}: {fault}")
+    elif fault is None and not os.listdir(source):
+        raise UsageError(f"{where}: the folder is empty")
 
 
 def is_utf8(text: str) -> bool:
@@ -652,8 +743,11 @@ def is_utf8(text: str) -> bool:
 
 
 def may_hold_merged(folder: Path, output_dir: Path) -> bool:
-    """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in."""
-    if not os.path.isdir(folder) or not os.listdir(folder):
+    """Say whether a merged model may be saved in a folder: an empty one, or one that this run's model is in.
+
+    What a run that was killed while it claimed the folder has left there is nobody's.
+    """
+    if not os.path.isdir(folder) or not [name for name in os.listdir(folder) if not CLAIM.fullmatch(name)]:
         return True
     owner = (read_json(folder / MERGED_FILE) or {}).get("output_dir")
     return isinstance(owner, str) and os.path.realpath(owner) == os.path.realpath(output_dir)
@@ -663,6 +757,13 @@ def check_folders(
     model_args: ModelArguments, adapter_args: AdapterArguments, training_args: GlueTrainingArguments
 ) -> None:
     """Raise UsageError where the run would delete or overwrite what it reads."""
+    if model_args.cache_dir is not None:
+        try:
+            os.makedirs(model_args.cache_dir, exist_ok=True)
+            with tempfile.TemporaryFile(dir=model_args.cache_dir):
+                pass
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--cache_dir {model_args.cache_dir}: can't be written: {first_line(error)}") from error
     output, merged = Path(os.path.realpath(training_args.output_dir)), adapter_args.save_merged
     for name, folder in (("output_dir", training_args.output_dir), ("save_merged", merged or "")):
         if not is_utf8(folder):
@@ -697,5 +798,8 @@ def check_saved_adapters(adapter_args: AdapterArguments, adapter: str, do_train:
         raise UsageError("--init_adapter_from starts the training of an adapter: give --do_train and the adapter")
     for name in ("adapter_path", "init_adapter_from"):
         folder = getattr(adapter_args, name)
-        if folder is not None and not (Path(folder) / "adapter_config.json").is_file():
-            raise UsageError(f"--{name} {folder}: no adapter_config.json in this folder")
+        fault = fault_of_path(folder, "folder") if folder is not None else None
+        if fault is None and folder is not None and not (Path(folder) / "adapter_config.json").is_file():
+            fault = "no adapter_config.json in this folder"
+        if fault is not None:
+            raise UsageError(f"--{name} {folder}: {fault}")

@@ -25,11 +25,11 @@ from datasets import DatasetDict, load_dataset
 from torch import nn
 
 from glue_peft.arguments import DataTrainingArguments, GlueTrainingArguments, ModelArguments, task_to_keys
-from glue_peft.errors import UsageError, first_line
+from glue_peft.errors import UsageError, first_line, is_disk_full
 from glue_peft.grouped_split import draw
 from glue_peft.record import DataDescription, Selection
 from glue_peft.tasks import TASKS, main_metric
-from glue_peft.text_files import read_text_file
+from glue_peft.text_files import faults_of_cache, read_text_file
 
 logger = logging.getLogger("run_glue")
 
@@ -132,11 +132,6 @@ def load_all_splits(
 
 def load_local_glue(folder: Path, task_name: str, cache_dir: str | None, unread: tuple[str, ...] = ()) -> DatasetDict:
     """Read FOLDER/<task>/<split>-*.parquet, all splits that are there but those whose names begin as in `unread`."""
-    if not (folder / task_name).is_dir():
-        there = sorted(path.name for path in folder.iterdir() if path.name in task_to_keys) if folder.is_dir() else []
-        raise UsageError(
-            f"--dataset_path {folder}: no folder {task_name} in it; tasks there: {', '.join(there) or 'none'}"
-        )
     found: dict[str, list[Path]] = {}
     for path in sorted((folder / task_name).glob("*.parquet")):
         if not path.name.startswith(unread):
@@ -153,14 +148,19 @@ def read_files(builder: str, files: list[Path], cache_dir: str | None) -> datase
     """
     try:
         digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-        return load_dataset(
-            builder,
-            name=f"sha256-{digest[:32]}",
-            data_files=[glob.escape(os.path.realpath(file)) for file in files],
-            split="train",
-            cache_dir=cache_dir,
-        )
+        with faults_of_cache(cache_dir):
+            return load_dataset(
+                builder,
+                name=f"sha256-{digest[:32]}",
+                data_files=[glob.escape(os.path.realpath(file)) for file in files],
+                split="train",
+                cache_dir=cache_dir,
+            )
+    except UsageError:
+        raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if is_disk_full(error):
+            raise
         raise UsageError(
             f"{files[0]}: not a readable {builder} file ({first_line(error.__cause__ or error)})"
         ) from error
@@ -177,7 +177,9 @@ def load_hub_dataset(path: str, name: str | None, model_args: ModelArguments) ->
     """Load a data set from the hub or from what an earlier download left in the cache."""
     try:
         return load_dataset(path, name, cache_dir=model_args.cache_dir, token=model_args.token)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if is_disk_full(error.__cause__ or error):
+            raise
         raise UsageError(
             f"the data set {path} ({name}) could not be loaded from the hub ({first_line(error)}); without a network "
             "give --dataset_path with a local copy of GLUE, or set HF_HUB_OFFLINE=1 to use what was downloaded before"
@@ -221,6 +223,10 @@ def describe_task(
         dropped_rows={name: count for name, count in dropped.items() if count},
     )
     check_labels(kept, task, sources)
+    if is_regression and training_args.label_smoothing_factor:
+        raise UsageError(
+            f"--label_smoothing_factor {training_args.label_smoothing_factor}: is for classes, the labels are scores"
+        )
     logger.info(f"data: {data_args.source}: {described(task, {name: len(rows) for name, rows in kept.items()})}")
     return task, DatasetDict(raw_datasets | kept)
 
@@ -252,9 +258,10 @@ def name_label_column(
 def text_columns(
     labelled: dict[str, datasets.Dataset], data_args: DataTrainingArguments, sources: dict[str, str]
 ) -> tuple[str, str | None]:
-    """Return the one or two columns with the texts: GLUE's own, those of --text_columns, or the only ones there are.
+    """Return the columns with the texts: GLUE's, those of --text_columns, a pair by its names, or the only one.
 
-    Columns named idx or id are left out, and so are those that hold nothing but numbers.
+    Columns named idx or id are left out, and so are those that hold nothing but numbers. Two texts without the names
+    of a pair may be an id or a source beside the text: they are refused, never guessed.
     """
     if data_args.task_name is not None:
         return task_to_keys[data_args.task_name]
@@ -262,16 +269,27 @@ def text_columns(
     if data_args.text_columns is not None:
         first, *second = data_args.text_columns
         return first, second[0] if second else None
-    if {"sentence1", "sentence2"} <= set(rows.column_names):
-        return "sentence1", "sentence2"
+    if "label" not in rows.column_names:
+        raise UsageError(f"{sources[split]}: no column `label`, only {', '.join(rows.column_names)}")
+    pairs = pairs_by_name(rows.column_names)
+    if len(pairs) == 1:
+        return pairs[0]
     found = [name for name in rows.column_names if name not in ("label", "idx", "id") and holds_texts(rows, name)]
-    if not 1 <= len(found) <= 2:
+    if len(found) != 1:
         what = f"{len(found)} columns with texts, {', '.join(found)}" if found else "no column with texts"
         raise UsageError(
             f"{sources[split]}: {what}, beside `{data_args.label_column}`; name one or two with --text_columns (there "
             f"are {', '.join(rows.column_names)})"
         )
-    return found[0], found[1] if len(found) > 1 else None
+    return found[0], None
+
+
+def pairs_by_name(names: list[str]) -> list[tuple[str, str]]:
+    """Return the columns that are pairs by their names: those of a GLUE task, x1 and x2, x_a and x_b."""
+    pairs = [(first, second) for first, second in task_to_keys.values() if second is not None]
+    for name in names:
+        pairs += [(name, name[:-1] + then) for end, then in ("12", "ab", "AB") if name[1:].endswith(end)]
+    return [pair for pair in dict.fromkeys(pairs) if {*pair} <= {*names}]
 
 
 def holds_texts(rows: datasets.Dataset, column: str) -> bool:
@@ -302,9 +320,15 @@ def check_columns(
                 raise UsageError(f"{sources[split]}: no column `{column}`, only {', '.join(rows.column_names)}")
             if column != "label" and getattr(rows.features[column], "dtype", None) not in ("string", "large_string"):
                 raise UsageError(f"{sources[split]}: the column `{column}` is not text")
-            if rows.data.column(column).null_count or "" in rows.data.column(column).unique().to_pylist():
-                row = next(number for number, value in enumerate(rows[column], start=1) if value in (None, ""))
+            empty = {value for value in rows.unique(column) if value is None or is_blank(value, column == "label")}
+            if empty:
+                row = next(number for number, value in enumerate(rows[column], start=1) if value in empty)
                 raise UsageError(f"{sources[split]}: row {row} has an empty cell in the column `{column}`")
+
+
+def is_blank(value: object, strictly: bool) -> bool:
+    """Say whether a cell holds nothing, or, `strictly`, nothing but blanks."""
+    return value == "" or (strictly and isinstance(value, str) and not value.strip())
 
 
 def with_label(rows: datasets.Dataset, source: str) -> datasets.Dataset:
@@ -341,11 +365,13 @@ def kind_of_labels(
         is_regression, label_list = True, ()
     else:
         raise UsageError(f"{next(iter(sources.values()))}: `label` must hold whole numbers, floats or texts")
-    if task_name is not None and is_regression != (task_name == "stsb"):
-        if task_name != "stsb":
-            raise UsageError(f"--task_name {task_name}: its labels are classes, but the data's are {dtype}")
-        is_regression, label_list = True, ()
+    if task_name is not None and TASKS[task_name].scores is not None:
+        if isinstance(feature, datasets.ClassLabel):
+            raise UsageError(f"--task_name {task_name}: its labels are scores, but the data's are classes")
+        return True, ()
     if task_name is not None:
+        if is_regression:
+            raise UsageError(f"--task_name {task_name}: its labels are classes, but the data's are {dtype}")
         check_names_of_labels(feature, label_list, task_name)
     if not is_regression and len(label_list) < 2:
         raise UsageError(
@@ -368,7 +394,10 @@ def check_names_of_labels(feature: Any, label_list: tuple[str | int, ...], task_
 def kind_of_texts(
     labelled: dict[str, datasets.Dataset], sources: dict[str, str]
 ) -> tuple[bool, tuple[str | int, ...]]:
-    """Do what kind_of_labels says for labels that were read as texts."""
+    """Do what kind_of_labels says for labels that were read as texts.
+
+    Raises UsageError too for labels that are one and the same in two spellings: `pos` and `pos `, 1 and 1.0.
+    """
     texts = {split: rows.unique("label") for split, rows in labelled.items()}
     values = {text: number_in(text) for of_split in texts.values() for text in of_split}
     is_whole = {text: re.fullmatch(r"-?[0-9]+", text) is not None for text in values}
@@ -377,17 +406,55 @@ def kind_of_texts(
     if scores and others and None not in values.values():
         raise UsageError(f"{place_of(others[0], labelled, sources)}: the label {others[0]!r} is not a finite number")
     if all(is_whole[text] for text in scores):  # classes, maybe numbered
+        check_spellings(values, labelled, sources)
         in_training = next(iter(texts.values()))
         canonical = all(is_whole[text] and text == str(int(text)) for text in in_training)
         return False, tuple(sorted(in_training, key=int if canonical else str))
-    if not others:
-        return True, ()
     score = next(text for text in scores if not is_whole[text])
+    if not others:
+        check_decimals(values, is_whole, score, labelled, sources)
+        return True, ()
     places = {text: place_of(text, labelled, sources) for text in (others[0], score)}
     raise UsageError(
         f"{places[others[0]]}: the label {others[0]!r} is not a number, but {score!r} ({places[score]}) is a score: "
         "labels are either all scores or all classes"
     )
+
+
+def check_spellings(
+    values: dict[str, float | None], labelled: dict[str, datasets.Dataset], sources: dict[str, str]
+) -> None:
+    """Raise UsageError for two classes that differ in blanks alone, or are one number; `values` has each's number."""
+    seen: dict[str | float, str] = {}
+    for text, value in values.items():
+        same = seen.setdefault(" ".join(text.split()) if value is None else value, text)
+        if same != text:
+            what = "in blanks alone" if value is None else "in spelling alone: both are one number"
+            raise UsageError(f"{place_of(text, labelled, sources)}: the label {text!r} differs from {same!r} {what}")
+
+
+def check_decimals(
+    values: dict[str, float | None],
+    is_whole: dict[str, bool],
+    score: str,
+    labelled: dict[str, datasets.Dataset],
+    sources: dict[str, str],
+) -> None:
+    """Raise UsageError where the only sign of scores is a decimal point behind whole numbers, in some of them alone.
+
+    Where it stands in all of them they are scores, and a warning says so: it may be what another program made of
+    classes. `score` is the first label with a decimal point.
+    """
+    if not all(value is not None and value.is_integer() for value in values.values()):
+        return
+    place = place_of(score, labelled, sources)
+    if any(is_whole.values()):
+        whole = next(text for text in values if is_whole[text])
+        raise UsageError(
+            f"{place}: the label {score!r} has a decimal point, {whole!r} ({place_of(whole, labelled, sources)}) has "
+            "none, and all are whole numbers: write all of them with one for scores, or without for classes"
+        )
+    logger.warning(f"{place}: labels like {score!r} are read as scores; written without the decimal point, as classes")
 
 
 def place_of(label: str, labelled: dict[str, datasets.Dataset], sources: dict[str, str]) -> str:
@@ -397,18 +464,21 @@ def place_of(label: str, labelled: dict[str, datasets.Dataset], sources: dict[st
 
 
 def check_labels(labelled: dict[str, datasets.Dataset], task: Task, sources: dict[str, str]) -> None:
-    """Raise UsageError for a score that is no number, and for a label that training never shows."""
+    """Raise UsageError for a score that is no number, or none of the task's, and for a label unseen in training."""
+    low, high = (TASKS[task.metric].scores if task.metric else None) or (-math.inf, math.inf)
     for split, rows in labelled.items():
         if task.is_regression:
-            wrong = [value for value in rows.unique("label") if not math.isfinite(float(value))]
+            numbers = {value: number_in(str(value)) for value in rows.unique("label")}
+            wrong = [value for value, x in numbers.items() if x is None or not (math.isfinite(x) and low <= x <= high)]
         else:
             wrong = sorted(set(rows.unique("label")) - set(label_positions(task, rows)), key=str)
         if wrong:
             row = rows["label"].index(wrong[0]) + 1 if wrong[0] == wrong[0] else None  # NaN equals nothing
             row = row or next(number for number, value in enumerate(rows["label"], start=1) if value != value)
-            what = "is not a number" if task.is_regression else "is unseen in training, which has"
-            known = "" if task.is_regression else f" {', '.join(map(str, task.label_list[:10]))}"
-            raise UsageError(f"{sources[split]}: row {row}: the label {wrong[0]!r} {what}{known}")
+            what = f"is unseen in training, which has {', '.join(map(str, task.label_list[:10]))}"
+            if task.is_regression:
+                what = "is not a number" if math.isinf(high) else f"is not a score from {low:g} to {high:g}"
+            raise UsageError(f"{sources[split]}: row {row}: the label {wrong[0]!r} {what}")
 
 
 def count_labels(rows: datasets.Dataset, label_list: tuple[str | int, ...]) -> dict[str, int]:

@@ -150,5 +150,7 @@ def is_same(name: str, value: object, old: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """Return a flag's value as one would write it."""
+    """Return a flag's value as one would write it; a word that a sentence could hold, in quotes."""
+    if value in ("no", "none", "all", ""):
+        return repr(value)
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

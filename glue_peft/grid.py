@@ -5,6 +5,7 @@ tasks. In the columns `rank` and `flags` a - stands for none.
 """
 
 import csv
+import difflib
 import itertools
 import os
 import re
@@ -35,12 +36,16 @@ VARIABLES = (
     *"RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS TAG PYTHON JOBS GPUS JOBS_PER_GPU MPS RETRIES DRY_RUN".split(),
     *("STATUS", "MISSING", "TUNE", *TUNING_VARIABLES),
 )
+NOT_EMPTY = "RECIPE MODELS ADAPTERS TASKS SEEDS RESULTS JOBS GPUS JOBS_PER_GPU RETRIES".split()
 # Spellings of them that are mistakes, beside those in other cases; a name that a system may set is none.
 MISSPELT = {
     "RECIPES": "RECIPE",
     "MODEL": "MODELS",
     "ADAPTER": "ADAPTERS",
     "TASK": "TASKS",
+    "TASK_NAME": "TASKS",
+    "DATASET": "TASKS",
+    "DATASETS": "TASKS",
     "SEED": "SEEDS",
     "RESULT": "RESULTS",
     "TAGS": "TAG",
@@ -203,14 +208,29 @@ def items_of(text: str) -> list[str]:
 
 
 def check_names(settings: Mapping[str, str]) -> None:
-    """Warn of variables that are nearly a sweep's; raise UsageError where the one that was meant isn't set."""
+    """Warn of variables that are nearly a sweep's; raise UsageError where the one that was meant isn't set.
+
+    One that is set to nothing, as by SEEDS=$UNSET, would mean all there is: it is refused too.
+    """
+    for name in NOT_EMPTY:
+        if settings.get(name) is not None and not items_of(settings[name]):
+            raise UsageError(f"{name}: is set, and empty; unset it for its default")
     for name in sorted(settings):
-        meant = MISSPELT.get(name.upper(), name.upper())
+        meant = meant_by(name.upper())
         if not settings[name] or name == meant or meant not in VARIABLES:
             continue
         if not settings.get(meant):
             raise UsageError(f"{name}: the variable is {meant}; rename it, or unset it")
         print(f"train_all.sh: {name} is ignored, {meant} is set", file=sys.stderr)
+
+
+def meant_by(name: str) -> str:
+    """Return the variable that a name is, or is a misspelling of; the name itself where it is neither."""
+    if name in MISSPELT or name in VARIABLES:
+        return MISSPELT.get(name, name)
+    # Short names are too near to others', and PYTHON3 is none.
+    long = [known for known in VARIABLES if len(known) > 4 and known != "PYTHON"]
+    return next(iter(difflib.get_close_matches(name, long, n=1, cutoff=0.82)), name)
 
 
 def check_numbers(settings: Mapping[str, str]) -> None:

@@ -4,6 +4,8 @@ Everything here is decided from the config file and the model's architecture, be
 """
 
 import copy
+import importlib.util
+import math
 import re
 import typing
 from collections.abc import Iterable
@@ -17,8 +19,9 @@ import peft
 from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from glue_peft.errors import UsageError, first_line
+from glue_peft.errors import UsageError, as_usage_error
 from glue_peft.run_folder import read_json
 
 # What a method lacks here. Everything else is tried: docs/methods.md has what each method does, from the tests.
@@ -28,6 +31,8 @@ UNUSABLE_METHODS = {
     "CPT": "it is for causal language models",
     "MULTITASK_PROMPT_TUNING": "it wants a task's number with every row",
     "POLY": "it wants a task's number with every row",
+    "SHADOW": "it wraps the blocks of decoders, and adds a loss of its own to the task's, which evaluations would "
+    "report",
     "TRAINABLE_TOKENS": "it has no modules_to_save, so the new head would be neither trained nor saved; LORA with "
     "trainable_token_indices trains tokens and head",
     "XLORA": "it routes between adapters that were trained before",
@@ -37,11 +42,13 @@ UNUSABLE_SETTINGS = {
     "alora_invocation_tokens": "the adapter only acts behind these tokens, which no task's rows contain",
     "arrow_config": "it routes between adapters that were trained before",
     "corda_config": "CorDA's covariances are not collected from the data",
+    "ensure_weight_tying": "a classifier has no output layer that could share the embeddings' weights",
     "eva_config": "EVA's pass over the data is not made",
     "kasa_config": "KaSA's two losses are not added to the task's",
     "lora_ga_config": "LoRA-GA's gradients on the data are not taken",
     "megatron_config": "the models here have none of Megatron's layers",
     "monteclora_config": "MonteCLoRA's variational loss is not added to the task's",
+    "runtime_config": "it is for models that are partly kept off the GPU",
     "sample_at_inference": "every evaluation would give another score",
     "save_only_topk_weights": "what is saved can't be trained further, and is only nearly what was trained",
     "use_qalora": "it is for models quantised by GPTQ; on others it is plain LoRA",
@@ -85,8 +92,10 @@ def check_settings(where: str, content: dict[str, Any]) -> None:
     if isinstance(init, str) and init in UNUSABLE_INITS:
         raise UsageError(f"{where}: init_lora_weights {init!r} can't be used here: {UNUSABLE_INITS[init]}")
     check_types(where, method, content)
-    if content.get("loftq_config") and init != "loftq":
-        raise UsageError(f"{where}: loftq_config has no effect without init_lora_weights 'loftq'")
+    check_numbers(where, content)
+    check_loftq(where, content.get("loftq_config"), init)
+    if content.get("layers_pattern") and content.get("layers_to_transform") in (None, []):
+        raise UsageError(f"{where}: layers_pattern has no effect without layers_to_transform")
     if content.get("random_loc_seed", 0) is None:
         raise UsageError(
             f"{where}: random_loc_seed is None; it must be a number, from which every load draws the same"
@@ -96,6 +105,32 @@ def check_settings(where: str, content: dict[str, Any]) -> None:
         raise UsageError(f"{where}: num_virtual_tokens is {tokens}; it must be at least 1")
     if method == "ADALORA":
         check_adalora(where, content)
+
+
+def check_numbers(where: str, content: dict[str, Any]) -> None:
+    """Raise UsageError for a number, at any depth, that is not finite, and for a dropout that is no probability."""
+    for name, value in content.items():
+        if isinstance(value, list):
+            check_numbers(where, {f"{name}[{i}]": item for i, item in enumerate(value)})
+        elif isinstance(value, dict):
+            check_numbers(where, value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{where}: {name} is {value}; it must be finite")
+        elif name.endswith("dropout") and isinstance(value, int | float) and not 0 <= value < 1:
+            raise UsageError(f"{where}: {name} is {value}; it must be at least 0 and below 1")
+
+
+def check_loftq(where: str, settings: dict[str, Any] | None, init: object) -> None:
+    """Raise UsageError where LoftQ's settings are not complete, or have no effect."""
+    if settings and init != "loftq":
+        raise UsageError(f"{where}: loftq_config has no effect without init_lora_weights 'loftq'")
+    if init != "loftq":
+        return
+    wanted = [item.name for item in fields(peft.LoftQConfig)]
+    if not settings or set(wanted) - set(settings):
+        raise UsageError(f"{where}: init_lora_weights 'loftq' needs a loftq_config with {' and '.join(wanted)}")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(f"{where}: init_lora_weights 'loftq' needs the package bitsandbytes, which isn't installed")
 
 
 def check_adalora(where: str, content: dict[str, Any]) -> None:
@@ -108,20 +143,30 @@ def check_adalora(where: str, content: dict[str, Any]) -> None:
     start, target = content.get("init_r", 12), content.get("target_r", 8)
     if not 0 < target < start:
         raise UsageError(f"{where}: target_r is {target}; it must be at least 1 and below init_r, {start}")
+    if content.get("r", 8) != 8:  # PEFT's default, which its own files have
+        raise UsageError(f"{where}: r has no effect with ADALORA, which goes from init_r to target_r")
 
 
 def check_types(where: str, method: str, content: dict[str, Any]) -> None:
     """Raise UsageError for unknown settings and for values of another type than PEFT's own annotations say."""
-    kind = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(method)]
+    check_fields(where, method, content, peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(method)])
+
+
+def check_fields(where: str, whose: str, content: dict[str, Any], kind: type) -> None:
+    """Do what check_types says for one dataclass of PEFT, and for those inside it; `whose` settings they are."""
     known = {item.name: item for item in fields(kind)}
     unknown = sorted(set(content) - set(known))
     if unknown:
-        raise UsageError(f"{where}: {method} has no setting {', '.join(unknown)}")
+        raise UsageError(f"{where}: {whose} has no setting {', '.join(unknown)}")
     hints = typing.get_type_hints(kind)
     for name, value in content.items():
         free = (value is None and known[name].default is None) or name == "peft_type"
-        if not free and not fits_type(value, hints[name]):
-            raise UsageError(f"{where}: {name} is {value!r}; allowed: {in_words(hints[name])}")
+        hint = float if hints[name] is int and name.endswith("alpha") else hints[name]  # PEFT's own are used as float
+        if not free and not fits_type(value, hint):
+            raise UsageError(f"{where}: {name} is {value!r}; allowed: {in_words(hint)}")
+        inner = [choice for choice in (hint, *typing.get_args(hint)) if is_dataclass(choice)]
+        if inner and isinstance(value, dict):
+            check_fields(where, name, value, inner[0])
 
 
 def fits_type(value: Any, hint: Any) -> bool:
@@ -139,8 +184,8 @@ def fits_type(value: Any, hint: Any) -> bool:
         return isinstance(value, dict)
     if hint in (bool, str, dict, list, NoneType):
         return isinstance(value, hint)
-    if hint in (int, float):  # PEFT's own alphas are annotated as int and used as float
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return value in [member.value for member in hint]
     return True
@@ -159,16 +204,14 @@ def in_words(hint: Any) -> str:
         return f"a list of {' or '.join(in_words(choice) for choice in choices)}"
     if origin is dict or is_dataclass(hint) or hint is dict:
         return "an object"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "a string", NoneType: "null"}
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", NoneType: "null"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def build_config(where: str, content: dict[str, Any]) -> PeftConfig:
     """Build PEFT's config. Raises UsageError for whatever PEFT doesn't like about it."""
-    try:
+    with as_usage_error(where):  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
         return PeftConfig.from_peft_type(**content)
-    except Exception as error:  # PEFT raises what it comes to: NotImplementedError, KeyError, ImportError ...
-        raise UsageError(f"{where}: {first_line(error)}") from error
 
 
 def read_saved_config(where: str, folder: Path | str) -> PeftConfig:
@@ -177,10 +220,8 @@ def read_saved_config(where: str, folder: Path | str) -> PeftConfig:
     content = read_json(path)
     if content is None or not isinstance(content.get("peft_type"), str):
         raise UsageError(f"{where}: {path} is not the config of an adapter")
-    try:
+    with as_usage_error(f"{where}: {path}"):  # a file with any content, read by code that expects PEFT's own
         return PeftConfig.from_pretrained(str(folder))
-    except Exception as error:  # a file with any content, read by code that expects PEFT's own
-        raise UsageError(f"{where}: {path}: {first_line(error)}") from error
 
 
 def virtual_tokens(config: PeftConfig | None) -> int:
@@ -196,6 +237,9 @@ def check_names(where: str, config: PeftConfig, model: nn.Module) -> None:
         require(where, "modules_to_save", name, any(module.endswith(name) for module in names), model)
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, (list, set)):
+        patterns = getattr(config, "layers_pattern", None) or []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            require(where, "layers_pattern", pattern, targeted(config, names, layers_pattern=[pattern]), model)
         for name in sorted(targets):
             require(where, "target_modules", name, targeted(config, names, target_modules={name}), model)
     check_layers(where, config, names, model)
@@ -205,9 +249,15 @@ def check_names(where: str, config: PeftConfig, model: nn.Module) -> None:
             for pattern in patterns:
                 found = any(re.fullmatch(rf"(.*\.)?({pattern})", name) for name in adapted)
                 require(where, setting, pattern, found, model)
+    inner = getattr(config, "feedforward_modules", None) or []
+    for name in [inner] if isinstance(inner, str) else sorted(inner):  # IA3's rule: a regex, or the ends of names
+        fits = [re.fullmatch(name, n) if isinstance(inner, str) else n.endswith(name) for n in adapted]
+        require(where, "feedforward_modules", name, any(fits), model)
     parameters = [name for name, _ in model.named_parameters()]
     for name in getattr(config, "target_parameters", None) or []:
         require(where, "target_parameters", name, any(p == name or p.endswith(f".{name}") for p in parameters), model)
+    if getattr(config, "fan_in_fan_out", False) and not any(isinstance(layer, Conv1D) for layer in model.modules()):
+        raise UsageError(f"{where}: fan_in_fan_out has no effect on {type(model).__name__}: it is for GPT-2's Conv1D")
     check_tokens(where, config, model)
 
 

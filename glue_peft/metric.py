@@ -58,7 +58,7 @@ def checked(task: str, name: str, values: list[float]) -> np.ndarray:
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0:
         raise ValueError(f"{task}: there are no {name} to score")
-    are_classes = "pearson" not in TASKS[task].metrics
+    are_classes = TASKS[task].scores is None
     wrong, kind = ~np.isfinite(array), "NaN or infinite"
     if are_classes and not wrong.any():
         wrong, kind = array != np.rint(array), "not class numbers (0, 1, ...)"

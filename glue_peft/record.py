@@ -126,7 +126,7 @@ class RunRecord:
     git_commit: str | None
     platform: str
 
-    metrics: dict[str, float] = field(default_factory=dict)  # as in all_results.json
+    metrics: dict[str, float] = field(default_factory=dict)  # as in all_results.json, and how many rows were predicted
     scores: Scores | None = None  # only where a run both trains and evaluates
     saved_bytes: int | None = None  # the size of the saved weights
     seconds: float | None = None  # since the script's start, and in training before it was resumed

@@ -67,6 +67,7 @@ RUN_FILES = (
 )
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")  # of atomic_write()
+CLAIM = re.compile(rf"\.{re.escape(MERGED_FILE)}\.\d+\.tmp")  # of the one in a merged model's folder
 # Where the run that a new one replaces is kept until the new one has taken its first step. It is filled, and emptied
 # again, under the second name, and deleted under the third: a kill at any moment loses nothing of it.
 REPLACED, MOVING, DISCARDED = ".replaced_run", ".replaced_run.moving", ".replaced_run.discarded"

@@ -31,7 +31,8 @@ def state(folder: Path, flags: list[str]) -> tuple[str, str]:
     if not added:
         changed += [line for line in differences(known, flags, {*ADDABLE}) if line not in changed]
     if changed:
-        return "other", ", ".join(changed)
+        during = ended and any(line.startswith("--eval_strategy ") for line in changed)
+        return "other", ", ".join(changed) + "; a finished run can't be evaluated at its earlier epochs" * during
     if not ended:
         return "open", ""
     asked = given_flags(flags)

@@ -29,6 +29,7 @@ class GlueTask:
     # A label's name in nyu-mll/glue -> the leaderboard's spelling; None: a score.
     spellings: dict[str, str] | None
     validation_rows: tuple[int, ...] = ()  # of the sets of majority_shares; empty where they aren't known
+    scores: tuple[float, float] | None = None  # the least and the most of a score; None: the labels are classes
 
 
 # The first six, in this order, are the columns of the RandLoRA paper's table (PAPER_TASKS).
@@ -92,6 +93,7 @@ TASKS = {
         validation_rows=(1500,),
         leaderboard=(LeaderboardFile("STS-B.tsv", "stsb", 1379),),
         spellings=None,
+        scores=(0.0, 5.0),
     ),
     "mnli": GlueTask(
         title="MNLI",

@@ -1,16 +1,17 @@
 """CSV and JSON files of a user's own, read as text: "001", "null" and "NA" are what they are in every column."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import datasets
 
-from glue_peft.errors import UsageError
+from glue_peft.errors import UsageError, is_disk_full
 
 
 def read_text_file(path: Path, cache_dir: str | None) -> datasets.Dataset:
@@ -29,12 +30,31 @@ def read_text_file(path: Path, cache_dir: str | None) -> datasets.Dataset:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if not columns:
         raise UsageError(f"{path}: has no rows")
-    return datasets.Dataset.from_generator(
-        lambda: ({name: row.get(name) for name in columns} for row in rows),
-        features=datasets.Features({name: datasets.Value("string") for name in columns}),
-        cache_dir=cache_dir,
-        fingerprint=hashlib.sha256(b"as text 1" + path.suffix.encode() + content).hexdigest()[:32],
-    )
+    with faults_of_cache(cache_dir):
+        return datasets.Dataset.from_generator(
+            lambda: ({name: row.get(name) for name in columns} for row in rows),
+            features=datasets.Features({name: datasets.Value("string") for name in columns}),
+            cache_dir=cache_dir,
+            fingerprint=hashlib.sha256(b"as text 1" + path.suffix.encode() + content).hexdigest()[:32],
+        )
+
+
+@contextlib.contextmanager
+def faults_of_cache(cache_dir: str | None) -> Iterator[None]:
+    """Raise UsageError where what the system refuses is the cache of `datasets`, and not a file that is read.
+
+    A full disk stays what it is.
+    """
+    try:
+        yield
+    except (OSError, datasets.exceptions.DatasetsError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        if is_disk_full(cause):
+            raise cause from error
+        if getattr(cause, "errno", None) is None:  # pyarrow's own, of a file's content
+            raise
+        where = f"--cache_dir {cache_dir or datasets.config.HF_DATASETS_CACHE}"
+        raise UsageError(f"{where}: can't be written or read: {cause.strerror}") from error
 
 
 def csv_rows(path: Path, text: str) -> Iterable[dict[str, str]]:

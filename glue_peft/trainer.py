@@ -1,7 +1,6 @@
 """Trainer as a run needs it: stops when asked to, resumes to the bit, fails in one line, saves what a reload needs."""
 
 import contextlib
-import errno
 import math
 import os
 import signal
@@ -17,14 +16,25 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType, TrainOutput
+from transformers.training_args import OptimizerNames
 
 from glue_peft import adalora, adapter_state, run_folder
 from glue_peft.adapters import head_parameters
-from glue_peft.arguments import METRIC_SCHEDULERS, GlueTrainingArguments
+from glue_peft.arguments import GlueTrainingArguments
 from glue_peft.data import Task
-from glue_peft.errors import DivergedError, RunFailedError, StoppedBySignal, UsageError, first_line
+from glue_peft.errors import (
+    DivergedError,
+    RunFailedError,
+    StoppedBySignal,
+    UsageError,
+    as_usage_error,
+    first_line,
+    is_disk_full,
+    is_out_of_memory,
+)
 from glue_peft.eval_predictions import EvalPredictions
+from glue_peft.flag_effects import METRIC_SCHEDULERS
 from glue_peft.learning_rates import parse_rates, patterns_of, split_groups
 from glue_peft.metric import finite_logits
 from glue_peft.progress import TRAINERS_OWN, Bars, LogLines
@@ -235,22 +245,23 @@ class GlueTrainer(Trainer):
         Raises UsageError: a package that an optimizer needs, arguments that a scheduler lacks, a loss that the labels
         don't allow, all show before anything of an earlier run is touched.
         """
-        rows = self.train_dataset if self.args.do_train else self.eval_dataset
+        args = self.args
+        rows = self.train_dataset if args.do_train else self.eval_dataset
+        smoothing = f" with --label_smoothing_factor {args.label_smoothing_factor}" * bool(args.label_smoothing_factor)
         try:
             with torch.random.fork_rng():
-                if self.args.do_train:
-                    self.create_optimizer_and_scheduler(num_training_steps=1)
+                if args.do_train:
+                    optimizer, scheduler = OptimizerNames(args.optim), SchedulerType(args.lr_scheduler_type)
+                    kinds = f"--optim {optimizer.value} and --lr_scheduler_type {scheduler.value}"
+                    with as_usage_error(f"the training can't start with {kinds}"):
+                        self.create_optimizer_and_scheduler(num_training_steps=1)
+                    if args.activation_checkpointing and not self.model.supports_gradient_checkpointing:
+                        raise UsageError(f"--gradient_checkpointing: {type(self.model).__name__} doesn't support it")
                 if rows is not None:
-                    batch = self._prepare_inputs(self.data_collator([rows[0]]))
-                    with torch.no_grad(), self.compute_loss_context_manager():
-                        self.compute_loss(self.model.to(self.args.device), batch)
-        except (ImportError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, AssertionError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise UsageError(
-                f"the training can't start with --optim {self.args.optim}, --lr_scheduler_type "
-                f"{self.args.lr_scheduler_type} and these data: {first_line(error)}"
-            ) from error
+                    with as_usage_error(f"the loss of a row can't be computed{smoothing}"):
+                        batch = self._prepare_inputs(self.data_collator([rows[0]]))
+                        with torch.no_grad(), self.compute_loss_context_manager():
+                            self.compute_loss(self.model.to(args.device), batch)
         finally:
             self.optimizer = self.lr_scheduler = None
 
@@ -492,21 +503,11 @@ def failure_noted(args: GlueTrainingArguments) -> Iterator[None]:
 
 def explain_failure(error: Exception, args: GlueTrainingArguments) -> RunFailedError | None:
     """Return the line for a lack of memory or of disk space; None for any other error."""
-    text = str(error)
-    # torch.save and safetensors hide the system's error in a RuntimeError and an Exception of their own.
-    full = (
-        "No space left on device",
-        "File too large",
-        "Disk quota exceeded",
-        "inline_container.cc",  # torch.save, which doesn't say why
-    )
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or any(
-        sign in text for sign in full
-    ):
+    if is_disk_full(error):
         return RunFailedError(
             "disk full", f"{first_line(error)}; make room in {args.output_dir} and start it again with --resume"
         )
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return RunFailedError("out of memory", less_memory(args))
     return None
 

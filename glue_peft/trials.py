@@ -11,9 +11,8 @@ import torch
 from peft import PeftModel
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers import AutoModelForSequenceClassification
 
-from glue_peft.errors import UsageError, first_line
+from glue_peft.errors import UsageError, as_usage_error
 
 PADDING_ERROR = 1e-3  # of the logits; masking and rounding move them by 1e-6
 NOISE = 0.02  # standard deviation of the weights that a trial gives an adapter
@@ -25,14 +24,10 @@ def check_runs(where: str, model: PeftModel) -> None:
     """Raise UsageError where the model can't run with the adapter, or the adapter gets no gradient."""
     method, kind = model.active_peft_config.peft_type.value, type(model.get_base_model()).__name__
     with torch.random.fork_rng(devices=[]):
-        try:
+        with as_usage_error(f"{where}: {method} doesn't run on {kind}"):
             trial = with_noise(model).train()
             trial(**one_row(model)).loss.backward()
             moved = moved_by_padding(model) if model.active_peft_config.is_prompt_learning else 0.0
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # whatever the method and the model make of each other
-            raise UsageError(f"{where}: {method} doesn't run on {kind}: {first_line(error)}") from error
     if not moved < PADDING_ERROR:
         raise UsageError(f"{where}: {method} on {kind} reads padding: it moves a row's logits by {moved:.2g}")
     gradients = [parameter.grad for parameter in adapter_parameters(trial) if parameter.grad is not None]
@@ -64,14 +59,10 @@ def check_merges(model: PeftModel) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         row = one_row(model)
         trial = with_noise(model).eval()
-        try:
+        with as_usage_error(f"--save_merged: {method} can't be merged"):
             before = copy.deepcopy(model).eval()(**row).logits
             adapted = trial(**row).logits
             merged = merge(trial).eval()(**row).logits
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # as in check_runs
-            raise UsageError(f"--save_merged: {method} can't be merged: {first_line(error)}") from error
     effect, off = (adapted - before).abs().max().item(), (merged - adapted).abs().max().item()
     if not off <= MERGING_ERROR * effect + 1e-5:
         raise UsageError(
@@ -91,7 +82,7 @@ def merge(model: PeftModel) -> nn.Module:
         if isinstance(module, ModulesToSaveWrapper):
             own = module.modules_to_save[model.active_adapter].state_dict()
             tensors |= {f"{name}.{key}": tensor for key, tensor in own.items()}
-    plain = AutoModelForSequenceClassification.from_config(model.config)
+    plain = type(model.get_base_model())._from_config(model.config)  # its own class: it may be code from the hub
     plain.load_state_dict(tensors)  # strict: a tensor that PEFT names otherwise is an error, never a random weight
     return plain
 

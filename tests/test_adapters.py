@@ -20,10 +20,11 @@ from transformers import (
     DistilBertConfig,
     GPT2Config,
     RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
 import run_glue
-from glue_peft import adapters
+from glue_peft import adapters, trials
 from glue_peft.arguments import AdapterArguments
 from glue_peft.errors import UsageError
 
@@ -368,6 +369,30 @@ def test_save_merged_needs_no_peft(run, tiny, tmp_path, adapter, kind):
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
     torch.testing.assert_close(logits(adapted, tiny, kind), logits(merged, tiny, kind), rtol=0, atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path / "merged")("a great film")["input_ids"]
+
+
+def test_a_model_of_its_own_class_is_merged_into_one_of_that():
+    """As one whose code comes with a hub repository, which transformers alone could not build."""
+
+    class OwnConfig(RobertaConfig):
+        """Not one of transformers' own."""
+
+        model_type = "own"
+
+    class Own(RobertaForSequenceClassification):
+        """The same."""
+
+        config_class = OwnConfig
+
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Own(OwnConfig(**sizes, intermediate_size=16))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], task_type="SEQ_CLS"))
+    torch.nn.init.ones_(adapted.base_model.model.roberta.encoder.layer[0].attention.self.query.lora_B.default.weight)
+    row = {"input_ids": torch.arange(5, 9)[None]}
+    before = adapted.eval()(**row).logits
+    merged = trials.merge(adapted)
+    assert type(merged) is Own
+    torch.testing.assert_close(merged.eval()(**row).logits, before)
 
 
 def test_what_can_t_be_merged_is_refused(tiny, tmp_path):

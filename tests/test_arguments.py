@@ -3,14 +3,16 @@
 import dataclasses
 import json
 import math
+import os
 import re
 import shutil
 
 import pytest
-from helpers import arguments, equal, saved_weights
+from helpers import REPOSITORY, arguments, equal, saved_weights
 
 import run_glue
 from glue_peft.arguments import (
+    OTHER_NAMES,
     RANGES,
     AdapterArguments,
     DataTrainingArguments,
@@ -117,9 +119,23 @@ def test_help_is_a_manual(capsys):
         ({"save_total_limit": 0}, "--save_total_limit 0"),
         ({"model_name_or_path": "no/such_model"}, "--model_name_or_path no/such_model"),
         ({"model_name_or_path": None}, "--model_name_or_path is required"),
-        ({"dataset_path": "nowhere"}, "--dataset_path nowhere: no folder mrpc in it"),
+        ({"dataset_path": "nowhere"}, "--dataset_path nowhere: no such folder"),
         ({"task_name": "wnli"}, "--dataset_path .*: no folder wnli in it; tasks there: cola, mnli, mrpc"),
-        ({"adapter_path": "nowhere", "do_train": None, "adapter_name": None, "rank": None}, "--adapter_path nowhere"),
+        (
+            {"adapter_path": "nowhere", "do_train": None, "adapter_name": None, "rank": None},
+            "--adapter_path nowhere: no such folder",
+        ),
+        (
+            {"model_name_or_path": "/no/such/model"},
+            "--model_name_or_path /no/such/model: no such folder, ",
+        ),
+        ({"model_name_or_path": __file__}, f"--model_name_or_path {__file__}: is a file, not a folder"),
+        ({"tokenizer_name": __file__}, f"--tokenizer_name {__file__}: is a file, not a folder"),
+        ({"config_name": "/no/such/config"}, "--config_name /no/such/config: no such folder"),
+        ({"model_revision": "v1"}, "--model_revision v1 has no effect on a folder"),
+        ({"cache_dir": __file__}, f"--cache_dir {__file__}: can't be written"),
+        ({"fsdp_config": "{"}, "--fsdp_config: its checkpoints"),
+        ({"bf16_full_eval": True}, "--bf16_full_eval: the model itself would be rounded"),
         ({"adapter_path": "nowhere", "adapter_name": None, "rank": None}, "--adapter_path .*excludes --do_train"),
         ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0: must be at least 1"),
         ({"classifier_learning_rate": 0}, "--classifier_learning_rate 0.0: must be above 0"),
@@ -137,6 +153,10 @@ def test_help_is_a_manual(capsys):
         (
             {"task_name": None, "dataset_path": None, "train_file": "nowhere.csv", "validation_file": "nowhere.csv"},
             "--train_file nowhere.csv: no such file",
+        ),
+        (
+            {"task_name": None, "dataset_path": None, "train_file": REPOSITORY / "x.csv", "validation_file": "x.csv"},
+            "x.csv: no such file",
         ),
         (
             {"adapter_name": "randlora", "randlora_sparse": True, "randlora_very_sparse": True},
@@ -231,3 +251,49 @@ def test_flags_that_would_break_or_mislead_are_refused(tiny, tmp_path, flags, me
     """At the start."""
     with pytest.raises(UsageError, match=re.escape(message)):
         parse_arguments(arguments(tiny, tmp_path, **flags))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_said(tiny, tmp_path, kind):
+    """And not that there is none."""
+    path = tmp_path / "train.csv"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    flags = {"task_name": None, "dataset_path": None, "train_file": path, "validation_file": path}
+    with pytest.raises(UsageError, match=f"--train_file {path}: is a {kind}"):
+        parse_arguments(arguments(tiny, tmp_path, **flags))
+
+
+def test_rows_that_nobody_asks_for_are_a_warning(tiny, tmp_path, caplog):
+    """A limit or a test file without --do_predict is harmless, but may have been forgotten."""
+    parse_arguments(arguments(tiny, tmp_path, max_predict_samples=3))
+    assert "--max_predict_samples has no effect without --do_predict" in caplog.messages
+    caplog.clear()
+    parse_arguments(arguments(tiny, tmp_path, max_predict_samples=3, do_predict=True))
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("--lora_r", "is --rank meant"),
+        ("--lora_alpha", "is --adapter_alpha meant"),
+        ("--lr", "is --learning_rate meant"),
+        ("--batch-size", "is --per_device_train_batch_size meant"),
+        ("--num_train_epoch", "is --num_train_epochs meant"),
+        ("--warmup_ratio", "transformers 5 has --warmup_steps"),
+        ("--foo", None),
+        ("r", None),
+    ],
+)
+def test_a_flag_of_another_name_gets_a_hint(tiny, tmp_path, word, hint):
+    """Of other programs and older versions, or a misspelt one; none where nothing is alike."""
+    with pytest.raises(UsageError, match="unknown argument") as caught:
+        parse_arguments([*arguments(tiny, tmp_path), word])
+    assert hint in str(caught.value) if hint else "meant" not in str(caught.value)
+
+
+def test_hints_lead_to_flags(tiny, tmp_path):
+    """Every one that is named exists, and no other name is a flag itself."""
+    flags = {name for args in parse_arguments(arguments(tiny, tmp_path)) for name in vars(args)}
+    assert set(OTHER_NAMES) <= flags
+    assert not flags & {name for names in OTHER_NAMES.values() for name in names.split()}

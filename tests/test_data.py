@@ -331,6 +331,34 @@ def test_missing_column_and_unreadable_parquet_name_the_folder(tiny, tmp_path):
         run_glue.main(arguments(tiny, tmp_path / "out", dataset_path=tmp_path / "glue"))
 
 
+@pytest.mark.parametrize(("score", "refused"), [(5.0, False), (5.5, True), (-1.0, True), (float("nan"), True)])
+def test_a_glue_tasks_scores_are_in_their_range(run, tiny, tmp_path, score, refused):
+    """STS-B's go from 0 to 5."""
+    shutil.copytree(tiny / "glue" / "stsb", tmp_path / "glue" / "stsb")
+    path = tmp_path / "glue/stsb/validation-00000-of-00001.parquet"
+    rows = datasets.Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"), keep_in_memory=True)
+    rows.map(lambda row, i: {"label": score if i == 2 else row["label"]}, with_indices=True).to_parquet(path)
+    flags = {"task_name": "stsb", "dataset_path": tmp_path / "glue", "max_steps": 1}
+    if not refused:
+        run(**flags)
+        return
+    with pytest.raises(UsageError, match=f"validation split: row 3: the label {score} is not a score from 0 to 5"):
+        run(**flags)
+
+
+def test_a_cache_that_cannot_be_written_is_named(run, tiny, tmp_path, monkeypatch):
+    """And not the file that was to be read through it."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file")
+    with pytest.raises(UsageError, match=f"--cache_dir {tmp_path}/file: can't be written or read: "):
+        run()
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.csv").write_text("text,label\na,x\nb,y\n")
+    files = {f"{name}_file": tmp_path / f"{name}.csv" for name in ("train", "validation")}
+    with pytest.raises(UsageError, match=f"--cache_dir {tmp_path}/file: can't be written or read: "):
+        run(task_name=None, dataset_path=None, **files)
+
+
 def test_hub_out_of_reach_names_the_ways_to_work_offline(tiny, tmp_path):
     """--dataset_path, or what was downloaded before."""
     with pytest.raises(UsageError, match="nyu-mll/glue .*--dataset_path.*HF_HUB_OFFLINE"):

@@ -19,6 +19,7 @@ import plot_spectrum
 from glue_peft import arguments
 from glue_peft.tables import reproduce
 from glue_peft.tables.results import wanted_seeds
+from glue_peft.tasks import TASKS
 
 README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -76,6 +77,24 @@ def argv_of(command: str, script: str) -> list[str]:
     return words[words.index(script) + 1 :]
 
 
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Go to a folder that has what the commands read: files of one's own, and every task's data in `glue`."""
+    for name in (
+        "train.csv",
+        "validation.csv",
+        "dora.json",
+        "hra.json",
+        "finetuned_results/randlora64/1/sst2/adapter_config.json",
+        *(f"glue/{task}/train.parquet" for task in TASKS),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 def test_no_command_is_left_out():
     """Every one is of a kind that a test below reads, and every page has one."""
     assert [command for command in COMMANDS if kind_of(command) is None] == []
@@ -83,27 +102,16 @@ def test_no_command_is_left_out():
 
 
 @pytest.mark.parametrize("command", of_kind("run_glue.py"))
-def test_runs_parse(command, tmp_path, monkeypatch):
+def test_runs_parse(command, place):
     """Flags, values and their combinations pass every check that comes before a model is loaded."""
     if "--help" in command:
         return  # HfArgumentParser ends the process; tests/test_arguments.py reads what it prints
-    for name in (
-        "train.csv",
-        "validation.csv",
-        "dora.json",
-        "hra.json",
-        "finetuned_results/randlora64/1/sst2/adapter_config.json",
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
-    monkeypatch.chdir(tmp_path)
     _, _, _, training_args = arguments.parse_arguments(argv_of(command, "run_glue.py"))
     assert training_args.do_train or training_args.do_eval
 
 
 @pytest.mark.parametrize("command", of_kind("train_all.sh"))
-def test_sweeps_print_runs_that_parse(command, tmp_path):
+def test_sweeps_print_runs_that_parse(command, place):
     """The grid of each is printed, and runs from all over it pass those checks."""
     words = shlex.split(command.partition(" | ")[0])
     assignments = words[: words.index("sbatch" if "sbatch" in words else "bash")]
@@ -115,7 +123,7 @@ def test_sweeps_print_runs_that_parse(command, tmp_path):
     for line in lines[:: max(1, len(lines) // 5)]:
         argv = shlex.split(line)[2:]
         if "--init_adapter_from" in argv:  # a folder that an earlier run of the grid makes
-            folder = tmp_path / argv[argv.index("--init_adapter_from") + 1]
+            folder = place / argv[argv.index("--init_adapter_from") + 1]
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "adapter_config.json").write_text("{}")
             argv[argv.index("--init_adapter_from") + 1] = str(folder)

@@ -1,8 +1,18 @@
 """errors.py: each end of a script has its exit status and its last line."""
 
-import pytest
+import os
 
-from glue_peft.errors import DivergedError, StoppedBySignal, UsageError, run_script
+import pytest
+import torch
+
+from glue_peft.errors import (
+    DivergedError,
+    StoppedBySignal,
+    UsageError,
+    as_usage_error,
+    fault_of_path,
+    run_script,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +55,41 @@ def test_an_error_of_the_system_is_one_line(capsys, error, status, line):
 
     assert run_script(fail, "script.py") == status
     assert capsys.readouterr().err.splitlines() == [line]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OSError(2, "No such file"), RuntimeError("mismatch")])
+def test_what_a_library_raises_is_a_mistake_of_the_users(error):
+    """With the hint that its words ask for."""
+    with pytest.raises(UsageError, match="^--flag x: ") as caught, as_usage_error("--flag x", {"mismatch": "; HINT"}):
+        raise error
+    assert str(caught.value).endswith("; HINT") == (error.args == ("mismatch",))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory"), OSError(28, "No space")],
+)
+def test_what_the_machine_lacks_is_none(error):
+    """Memory or disk space: such a run may be started again as it is."""
+    with pytest.raises(type(error)) as caught, as_usage_error("--flag x"):
+        raise error
+    assert caught.value is error
+
+
+def test_why_a_path_is_no_file_or_folder(tmp_path):
+    """Each kind by its name."""
+    (tmp_path / "file").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert fault_of_path(tmp_path, "folder") is None and fault_of_path(tmp_path / "file", "file") is None
+    for name, wanted, fault in (
+        ("", "file", "is a folder, not a file"),
+        ("file", "folder", "is a file, not a folder"),
+        ("pipe", "file", "is a pipe, socket or device, not a file"),
+        ("none", "file", "no such file"),
+        ("file/below", "folder", "no such folder"),
+        ("a" * 300, "file", "can't be read: File name too long"),
+        ("loop", "file", "can't be read: Too many levels of symbolic links"),
+        ("\0", "file", "can't be read: "),
+    ):
+        assert str(fault_of_path(tmp_path / name, wanted)).startswith(fault), name

@@ -62,7 +62,7 @@ def test_variables_and_flags_narrow_and_extend_the_grid():
         RESULTS="out put",
         TAG="_x",
     )
-    assert [run_glue.parse_arguments(command[2:])[3].output_dir for command in commands] == [
+    assert [command[command.index("--output_dir") + 1] for command in commands] == [
         "out put/lora8_MiniLM_x/7/stsb",
         "out put/lora8_MiniLM_x/7/mnli",
         "out put/vera256_MiniLM_x/7/stsb",
@@ -108,7 +108,7 @@ def test_gpus_have_spaces_or_commas_and_ranges(text, names):
 def test_a_variable_that_is_nearly_one_of_ours_is_a_warning_where_ours_is_set():
     """One line; other variables of a system are none."""
     done = train_all(
-        DRY_RUN="1", TASKS="rte", TASK="mrpc", SEEDS="1", TASK_ID="7", JOB_ID="8", MODELS_DIR="x", seed=""
+        DRY_RUN="1", TASKS="rte", TASK="mrpc", SEEDS="1", TASK_ID="7", JOB_ID="8", MODELS_DIR="x", MODE="y", seed=""
     )
     assert done.returncode == 0 and {shlex.split(line)[5] for line in done.stdout.splitlines()} == {"rte"}
     assert done.stderr == "train_all.sh: TASK is ignored, TASKS is set\n"
@@ -137,7 +137,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({"SEEDS": "5-1"}, [], "SEEDS: 5-1 is not a range"),
         ({"SEEDS": "1-9999999999"}, [], "SEEDS: 1-9999999999 is not a range of at most 10000 seeds"),
         ({"SEEDS": "1-3,2"}, [], "two runs would share finetuned_results/lora4/2/cola"),
-        ({"MODELS": " "}, [], "the grid has no line at all"),
+        ({"MODELS": " "}, [], "MODELS: is set, and empty"),
         ({"SEEDS": "01"}, [], "SEEDS: 01 is not a whole number"),  # parse_results.py reads the folder 1
         ({}, ["--rank", "8"], "--rank: set ADAPTERS, as in ADAPTERS=lora:8, instead"),
         ({}, ["--seed=8"], "--seed: set SEEDS instead"),
@@ -157,13 +157,21 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
         ({"MPS": "2"}, [], "MPS: 2 is neither 0 nor 1"),
         ({"GPUS": "3-1"}, [], "GPUS: 3-1 is not a list like 0,1,2 or 0-3"),
-        ({"GPUS": ","}, [], "GPUS: , is not a list like 0,1,2 or 0-3"),
+        ({"GPUS": ","}, [], "GPUS: is set, and empty"),
         ({"SEEDS": "4294967296"}, [], "SEEDS: 4294967296 is above 4294967295"),
         ({"TAG": "/../x"}, [], "TAG: '/../x' has a slash, two dots, a tab or a line break"),
         ({"TAG": ".."}, [], "TAG: '..' has a slash"),
         ({"TAG": "a\tb"}, [], r"TAG: 'a\\tb' has a slash"),
         ({"TAG": "a\nb"}, [], r"TAG: 'a\\nb' has a slash"),
         ({"MODEL": "x"}, [], "MODEL: the variable is MODELS; rename it, or unset it"),
+        ({"MODLES": "x"}, [], "MODLES: the variable is MODELS; rename it, or unset it"),
+        ({"SEDS": "1"}, [], "SEDS: the variable is SEEDS; rename it, or unset it"),
+        ({"ADAPTORS": "lora"}, [], "ADAPTORS: the variable is ADAPTERS; rename it, or unset it"),
+        ({"TASKSS": "rte"}, [], "TASKSS: the variable is TASKS; rename it, or unset it"),
+        ({"DATASETS": "rte"}, [], "DATASETS: the variable is TASKS; rename it, or unset it"),
+        ({"SEEDS": ""}, [], "SEEDS: is set, and empty; unset it for its default"),
+        ({"TASKS": " , "}, [], "TASKS: is set, and empty; unset it for its default"),
+        ({"JOBS": ""}, [], "JOBS: is set, and empty; unset it for its default"),
         ({"adapters": "lora"}, [], "adapters: the variable is ADAPTERS"),
         ({"Task": "rte"}, [], "Task: the variable is TASKS"),
         ({"DRYRUN": "1"}, [], "DRYRUN: the variable is DRY_RUN"),

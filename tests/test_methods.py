@@ -4,6 +4,7 @@ The cases and what is done with each stand in benchmarks/method_matrix.py, which
 """
 
 import json
+import math
 import pickle
 import shutil
 from pathlib import Path
@@ -45,7 +46,7 @@ REFUSED = {
     "XLORA",
 }
 UNMERGED = {"CARTRIDGE", "LILY", "LORA layer_replication", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING"}
-# Quick ones of each kind: ranks move, no merging, the base changed at random, more saved, less saved, no forward.
+# Quick ones of each kind: ranks move, no merging, the base changed at random, more saved, less saved, refused.
 QUICK = {"ADALORA", "LILY", "LORA init pissa_niter_4", "LORA modules_to_save", "P_TUNING", "SHADOW"}
 
 
@@ -121,12 +122,23 @@ LORA = method_matrix.LORA
         ({"modules_to_save": "classifier"}, "modules_to_save is 'classifier'; allowed: a list of a string or null"),
         ({"modules_to_save": ["pool"]}, "modules_to_save: 'pool' fits nothing"),
         ({"bias": "lora"}, "bias is 'lora'; allowed: 'none', 'all', 'lora_only'"),
-        ({"r": "8"}, "r is '8'; allowed: a number"),
+        ({"r": "8"}, "r is '8'; allowed: a whole number"),
         ({"r": 0}, "`r` should be a positive integer"),
-        ({"r": 2.5}, ": "),
+        ({"r": 2.5}, "r is 2.5; allowed: a whole number"),
+        ({"lora_alpha": math.inf}, "lora_alpha is inf; it must be finite"),
+        ({"lora_dropout": math.nan}, "lora_dropout is nan; it must be finite"),
+        ({"lora_dropout": -1}, "lora_dropout is -1; it must be at least 0 and below 1"),
+        ({"alpha_pattern": {"query": math.nan}}, "query is nan; it must be finite"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying can't be used here: a classifier has no output layer"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out has no effect on BertForSequenceClassification"),
+        ({"runtime_config": {"foo": 1}}, "runtime_config can't be used here"),
+        ({"velora_config": {"foo": 1}}, "velora_config has no setting foo"),
+        ({"layers_pattern": ["layer"]}, "layers_pattern has no effect without layers_to_transform"),
+        ({"layers_to_transform": [0], "layers_pattern": ["layer", "block"]}, "layers_pattern: 'block' fits nothing"),
         ({"use_dora": "yes"}, "use_dora is 'yes'; allowed: true or false"),
-        ({"init_lora_weights": "loftq"}, "`loftq_config` must be specified"),
-        ({"init_lora_weights": "loftq", "loftq_config": {"bits": 4}}, ": "),
+        ({"init_lora_weights": "loftq"}, "'loftq' needs a loftq_config with loftq_bits and loftq_iter"),
+        ({"init_lora_weights": "loftq", "loftq_config": {"bits": 4}}, "loftq_config has no setting bits"),
+        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "with loftq_bits and loftq_iter"),
         ({"loftq_config": {"loftq_bits": 4}}, "loftq_config has no effect"),
         ({"init_lora_weights": "pisa"}, "init_lora_weights is 'pisa'; allowed: true or false or 'gaussian'"),
         ({"target_modules": ["query", "v_proj"]}, "target_modules: 'v_proj' fits nothing .*named dense, key, query"),
@@ -150,7 +162,8 @@ LORA = method_matrix.LORA
             "use_rslora has no effect with ADALORA",
         ),
         ({"peft_type": "ADALORA", "target_r": 12}, "target_r is 12; it must be at least 1 and below init_r, 12"),
-        ({"peft_type": "ADALORA", "tinit": 3, "tfinal": 1}, "tinit 3 and tfinal 1 leave none of the run's 4 steps"),
+        ({"peft_type": "ADALORA"}, "r has no effect with ADALORA, which goes from init_r to target_r"),
+        ({"peft_type": "ADALORA", "r": 8, "tinit": 4}, "tinit 4 and tfinal 0 leave none of the run's 4 steps"),
     ],
 )
 def test_a_bad_setting_is_one_line(changes, message, run, tiny, tmp_path):
@@ -158,6 +171,13 @@ def test_a_bad_setting_is_one_line(changes, message, run, tiny, tmp_path):
     with pytest.raises(UsageError, match=f"--adapter_config.*{message}") as caught:
         run(adapter_name=None, rank=None, adapter_config=path, model_name_or_path=tiny / "bert")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_ia3s_inner_layers_have_to_be_there(architecture, tmp_path):
+    """Whatever target_modules is: PEFT compares the two only where both are lists."""
+    path = write(tmp_path / "adapter.json", peft_type="IA3", target_modules=".*dense", feedforward_modules=["dnse"])
+    with pytest.raises(UsageError, match="feedforward_modules: 'dnse' fits nothing"):
+        adapters.read_adapter_config(path, architecture, merges=False)
 
 
 def test_prompts_count_as_tokens(run, tiny, tmp_path):
@@ -306,6 +326,18 @@ def test_the_update_counts_from_the_pretrained_weight(pissa):
     assert {update.rank for update in updates} == {8}
 
 
+def test_rounding_is_no_rank(run, tiny, tmp_path):
+    """PiSSA's residual is rounded to float32 all over; of a tiny update its own directions count alone."""
+    path = write(tmp_path / "adapter.json", **LORA, init_lora_weights="pissa")
+    flags = {"adapter_name": None, "rank": None, "adapter_config": path, "model_name_or_path": tiny / "bert"}
+    folder = run(learning_rate=1e-6, do_eval=None, **flags)
+    updates = plot_spectrum.measure(folder, None)
+    assert updates and all(1 <= update.rank <= 8 and update.effective_rank <= 8 for update in updates)
+    for _, before, after, is_rounded in plot_spectrum.weight_updates(folder, None):
+        values = torch.linalg.svdvals(after.double() - before.double())
+        assert is_rounded and (values > plot_spectrum.NEGLIGIBLE * values[0]).sum() > 8  # what would be counted
+
+
 def test_other_random_parts_are_refused(run, tiny, tmp_path):
     path = write(tmp_path / "adapter.json", **method_matrix.config_of("UNILORA"))
     flags = {"model_name_or_path": tiny / "bert", "adapter_name": None, "rank": None}
@@ -361,4 +393,5 @@ def test_adaloras_own_file_is_accepted_for_a_run_of_another_length(run, tiny, tm
 def test_in_words_and_types():
     assert methods.fits_type(4, float) and methods.fits_type(None, int | None)
     assert not methods.fits_type(True, int) and not methods.fits_type("a", int | None)
-    assert methods.in_words(int | None) == "a number or null"
+    assert methods.fits_type(4.5, float) and not methods.fits_type(4.5, int)
+    assert methods.in_words(int | None) == "a whole number or null"

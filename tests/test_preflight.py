@@ -45,9 +45,7 @@ def test_an_adapter_that_the_grid_makes_needn_t_be_there(monkeypatch, capsys, tm
     assert len(alone) == 2
     (tmp_path / "lora8/1/mnli").mkdir(parents=True)
     (tmp_path / "lora8/1/mnli/adapter_config.json").write_text("{}")
-    assert answer(alone, monkeypatch, capsys) == [
-        f"--init_adapter_from {tmp_path}/lora8/2/mnli: no adapter_config.json in this folder"
-    ]
+    assert answer(alone, monkeypatch, capsys) == [f"--init_adapter_from {tmp_path}/lora8/2/mnli: no such folder"]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +56,9 @@ def test_an_adapter_that_the_grid_makes_needn_t_be_there(monkeypatch, capsys, tm
         (["--train_file", "x.csv"], "exactly one of --task_name"),
         (["--learning_rate", "fast"], "--learning_rate"),
         (["--adapter_dropout", "2"], "--adapter_dropout 2.0"),
+        (["--optim", "adamw_bnb_8bit"], "--optim adamw_bnb_8bit: You need to install `bitsandbytes`"),
+        (["--dataset_path", "no/such/folder"], "--dataset_path no/such/folder: no such folder"),
+        (["--tokenizer_name", "/no/such/folder"], "--tokenizer_name /no/such/folder: no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_flag(flags, message, monkeypatch, capsys):
@@ -65,6 +66,19 @@ def test_a_mistake_is_one_line_that_names_the_flag(flags, message, monkeypatch, 
     commands = commands_of({"ADAPTERS": "lora", "TASKS": "rte"}, *flags)
     (line,) = answer(commands, monkeypatch, capsys)
     assert message in line
+
+
+def test_a_model_s_folder_has_to_be_there(monkeypatch, capsys, tmp_path):
+    """And its data's; a model id of the hub may be downloaded later."""
+    settings = {"MODELS": f"{tmp_path}/model", "ADAPTERS": "lora", "TASKS": "rte"}
+    (line,) = answer(commands_of(settings), monkeypatch, capsys)
+    assert line.startswith(f"--model_name_or_path {tmp_path}/model: no such folder")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "glue/mrpc").mkdir(parents=True)
+    (line,) = answer(commands_of(settings, "--dataset_path", f"{tmp_path}/glue"), monkeypatch, capsys)
+    assert line == f"--dataset_path {tmp_path}/glue: no folder rte in it; tasks there: mrpc"
+    assert answer(commands_of(settings | {"MODELS": "some/model"}), monkeypatch, capsys) == []
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,27 @@ def test_a_merged_model_never_goes_where_somebody_elses_files_are(run, tmp_path)
     run("first", save_merged=tmp_path / "merged", overwrite_output_dir=True)
 
 
+def test_a_merged_model_s_folder_that_a_kill_left_half_claimed(run, tmp_path):
+    """Its temporary file is nobody's, and goes; whatever else is there is somebody's."""
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / ".merged_from.json.123.tmp").write_text("{")
+    run(save_merged=merged, max_steps=1)
+    assert (merged / "model.safetensors").exists() and not list(merged.glob(".*"))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / ".notes.123.tmp").write_text("{")
+    with pytest.raises(UsageError, match="holds files that no run"):
+        run("other", save_merged=tmp_path / "theirs")
+
+
+def test_evaluations_during_the_training_cannot_be_added(run):
+    """The refusal says so, and of what the run did it quotes the word."""
+    run(max_steps=2)
+    message = r"--eval_strategy epoch \(the folder has 'no'\); a finished run can't be evaluated at its earlier epochs"
+    with pytest.raises(UsageError, match=message):
+        run(max_steps=2, resume=True, eval_strategy="epoch")
+
+
 # What is in a folder already
 
 
@@ -277,12 +298,16 @@ def test_a_run_that_cannot_start_leaves_the_one_that_it_was_to_replace(run):
     """A package that an optimizer needs, a scheduler without its arguments, a loss that labels don't allow."""
     folder = run()
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    for flags in (
-        {"optim": "adamw_bnb_8bit"},
-        {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"foo": 1}'},
-        {"task_name": "stsb", "label_smoothing_factor": 0.1},
+    for flags, message in (
+        ({"optim": "adamw_bnb_8bit"}, "--optim adamw_bnb_8bit: "),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"foo": 1}'}, "--lr_scheduler_type polynomial, "),
+        ({"task_name": "stsb", "label_smoothing_factor": 0.1}, "--label_smoothing_factor 0.1: is for classes"),
+        (
+            {"optim": "sgd", "optim_args": "momentum=-1"},
+            "--optim sgd and --lr_scheduler_type linear: ",
+        ),
     ):
-        with pytest.raises(UsageError, match="the training can't start"):
+        with pytest.raises(UsageError, match=message):
             run(overwrite_output_dir=True, **flags)
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 

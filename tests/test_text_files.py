@@ -53,6 +53,10 @@ def test_numbers_that_are_not_all_whole_are_scores(tmp_path):
         ("sentence,label\na,0.5\nb,good\n", None, r"train.csv: row 2: the label 'good' is not a number, but '0.5'"),
         ("sentence,label\na,0.5\nb,1\n", "sentence,label\na,1\nb,bad\n", r"validation.csv: row 2: the label 'bad'"),
         ("sentence,label\na,0\nb,1\nc,nan\n", None, r"train.csv: row 3: the label 'nan' is not a finite number"),
+        ("sentence,label\na,1\nb,1.0\nc,0\n", None, r"row 2: the label '1.0' has a decimal point, '1' \(.*row 1\)"),
+        ("sentence,label\na,pos\nb,neg\nc,pos \n", None, r"row 3: the label 'pos ' differs from 'pos' in blanks"),
+        ("sentence,label\na,1\nb,0\n", "sentence,label\na,01\n", r"row 1: the label '01' differs from '1' in spell"),
+        ("sentence,label\na,x\nb, \n", None, r"row 2 has an empty cell in the column `label`"),
         ("sentence,label\na,0.5\nb,inf\n", None, r"train.csv: row 2: the label 'inf' is not a finite number"),
         (
             "sentence,label\na,x\nb,y\n",
@@ -97,12 +101,45 @@ def test_columns_are_found_or_chosen(tmp_path):
     train = "id,score,message,source,gold\n7,1,good film,web page,pos\n8,2,bad film,a book,neg\n"
     task, rows = task_of(tmp_path, train, text_columns=["message"], label_column="gold")
     assert task.sentence_keys == ("message", None) and task.label_list == ("neg", "pos")
-    task, _ = task_of(tmp_path, train, label_column="gold")
-    assert task.sentence_keys == ("message", "source")
+    task, _ = task_of(tmp_path, train, text_columns=["source", "message"], label_column="gold")
+    assert task.sentence_keys == ("source", "message")
+    with pytest.raises(UsageError, match="2 columns with texts, message, source, beside `gold`; .*--text_columns"):
+        task_of(tmp_path, train, label_column="gold")
     with pytest.raises(UsageError, match=r"train.csv: no column `nope`"):
         task_of(tmp_path, train, text_columns=["nope"], label_column="gold")
     with pytest.raises(UsageError, match=r"--label_column gould: not in .*train.csv"):
         task_of(tmp_path, train, label_column="gould")
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ("premise,hypothesis", ("premise", "hypothesis")),
+        ("source,text1,text2", ("text1", "text2")),
+        ("q_a,q_b", ("q_a", "q_b")),
+        ("text,idx", ("text", None)),
+        ("uid,text", None),  # an id beside a text is no pair
+        ("a,b", None),
+        ("text1,text2,q_a,q_b", None),
+    ],
+)
+def test_a_pair_goes_by_its_names_alone(tmp_path, columns, found):
+    """What is only beside the text is never taken for a second one."""
+    width = len(columns.split(","))
+    rows = "".join(",".join(f"word{number}{row}" for number in range(width)) + f",{row % 2}\n" for row in range(4))
+    if found is not None:
+        assert task_of(tmp_path, f"{columns},label\n{rows}")[0].sentence_keys == found
+        return
+    with pytest.raises(UsageError, match=f"{width} columns with texts, .*; name one or two with --text_columns"):
+        task_of(tmp_path, f"{columns},label\n{rows}")
+
+
+def test_whole_numbers_with_a_decimal_point_are_scores_with_a_warning(tmp_path, caplog):
+    """As pandas writes classes beside an empty cell: only the user knows."""
+    assert task_of(tmp_path, "sentence,label\na,1.0\nb,0.0\n")[0].is_regression
+    assert any("row 1: labels like '1.0' are read as scores" in message for message in caplog.messages)
+    caplog.clear()
+    assert task_of(tmp_path, "sentence,label\na,1\nb,2.0\nc,2.5\n")[0].is_regression and not caplog.messages
 
 
 @pytest.mark.parametrize(

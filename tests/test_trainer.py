@@ -484,6 +484,22 @@ def test_a_scheduler_that_watches_a_metric_knows_which_way_is_better(run, monkey
     assert watched.removeprefix("eval_") == ("accuracy" if mode == "max" else "loss")
 
 
+def test_the_rate_is_halved_where_the_metric_has_not_risen(run):
+    """In a run: after each epoch, by the rule of reduce_lr_on_plateau, which is worked out here."""
+    flags = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": '{"factor": 0.5, "patience": 0}'}
+    folder = run(eval_strategy="epoch", logging_strategy="epoch", num_train_epochs=6, max_train_samples=256, **flags)
+    log = read(folder / "trainer_state.json")["log_history"]
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    accuracies = [entry["eval_accuracy"] for entry in log if "eval_accuracy" in entry]
+    assert len(rates) == len(accuracies) == 6
+    rate, best, expected, n_rises = 5e-3, 0.0, [], 0
+    for accuracy in accuracies:
+        expected.append(rate)  # an epoch's log line comes before its evaluation
+        is_better = accuracy > best * (1 + 1e-4)  # torch's threshold
+        rate, best, n_rises = (rate, accuracy, n_rises + 1) if is_better else (rate / 2, best, n_rises)
+    assert rates == pytest.approx(expected) and 2 <= n_rises < 6
+
+
 def test_no_token_is_on_disk(run, tmp_path):
     """In no file below the folders of a run, pickles and checkpoints included."""
     secrets = {"token": "hf_Secret1", "hub_token": "hf_Secret2"}
