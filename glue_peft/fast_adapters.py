@@ -27,6 +27,7 @@ dtype of the products, for as long as a step needs them. Under autocast the prod
 result, as a plain linear layer's. There are first derivatives only. Nothing here waits for a GPU.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -41,6 +42,9 @@ from torch.autograd.function import once_differentiable
 # One operator on a GPU in multiply-adds: 5 microseconds to launch it, and as long for a thin product's memory traffic,
 # at 2e14 multiply-adds a second. Estimated for an H100, not measured.
 LAUNCH = 2e9
+# float16 ends at 65504 and is exact down to 6e-5. At the first loss scale of a GradScaler, 65536, sums divided by this
+# have room for a factor of 1000 on either side (test_fp16_at_the_first_loss_scale).
+FP16_UNIT = 16.0
 
 
 class FastAdapters(NamedTuple):
@@ -70,15 +74,16 @@ class _Setting(NamedTuple):
 class _Gradients:
     """Memory for the gradients of a stack's merged weights, [L, out, in]: each layer's backward fills its place."""
 
-    def __init__(self) -> None:
-        """Take memory only when the first gradient comes."""
+    def __init__(self, layers: int) -> None:
+        """Know the number of layers; memory is taken when the first gradient comes."""
+        self.layers = layers
         self.stack: Tensor | None = None
         self.free: set[int] = set()
 
-    def place(self, index: int, layers: int, weight: Tensor) -> Tensor:
-        """Return the place of one of so many layers, or new memory if it is filled: a layer may be called twice."""
-        if self.stack is None:
-            self.stack, self.free = weight.new_empty(layers, *weight.shape), set(range(layers))
+    def place(self, index: int, weight: Tensor) -> Tensor:
+        """Return the place of a layer's gradient, or new memory if it is filled: a layer may be called twice."""
+        if self.stack is None and not torch.compiler.is_compiling():  # a compiled graph has no side effects
+            self.stack, self.free = weight.new_empty(self.layers, *weight.shape), set(range(self.layers))
         if index not in self.free:
             return torch.empty_like(weight)
         self.free.remove(index)
@@ -86,23 +91,25 @@ class _Gradients:
 
     def take(self, grads: Sequence[Tensor | None]) -> Tensor:
         """Return the gradients as one stack, zero where there is none."""
+        if self.stack is None:
+            return _stacked(grads)
         stack, self.stack = self.stack, None
-        if stack is not None and not self.free:
-            places = zip(grads, stack.unbind(), strict=True)
-            if all(grad is not None and grad.data_ptr() == place.data_ptr() for grad, place in places):
-                return stack
-        return _stacked(grads)
+        places = zip(grads, stack.unbind(), strict=True)
+        is_filled = all(grad is not None and grad.data_ptr() == place.data_ptr() for grad, place in places)
+        return stack if is_filled else _stacked(grads)
 
 
 class _Call(NamedTuple):
     """How a stack is computed in one forward pass, and its backward pass."""
 
     setting: _Setting
-    layers: int
     thin: bool  # gradients through the thin side, not G
-    # What sums over all tokens, a gradient of a weight or factor, is kept divided by this: float16 ends at 65504.
-    unit: float
     gradients: _Gradients
+
+    @property
+    def unit(self) -> float:
+        """Return what sums over all tokens are kept divided by: the gradients of a weight or a factor."""
+        return FP16_UNIT if self.setting.dtype == torch.float16 else 1.0
 
     def product(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
         """Return left right / unit, divided before it is rounded."""
@@ -114,12 +121,15 @@ class _Merge(torch.autograd.Function):
     """The merged weights W + dW of a stack, from its trained tensors; for the thin side both factors too."""
 
     @staticmethod
-    def forward(
-        ctx: Any, call: _Call, weights: list[Tensor], dense: Tensor | None, base: Tensor | None, *trained: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Return L merged weights [out, in]; for the thin side then L left factors [out, R], L right ones [R, in]."""
-        setting, layers = call.setting, call.layers
-        first, second = torch.stack(trained[:layers]), torch.stack(trained[layers:])
+    def forward(ctx: Any, call: _Call, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """Return L merged weights [out, in]; for the thin side then L left factors [out, R], L right ones [R, in].
+
+        The tensors are the frozen bases, L weights, and L of each of the two trained tensors.
+        """
+        dense, base, *tensors = tensors
+        setting, layers = call.setting, len(tensors) // 3
+        weights, *trained = (tensors[start : start + layers] for start in range(0, len(tensors), layers))
+        first, second = (torch.stack(part) for part in trained)
         factors = setting.kind.factors_of(setting, dense, base, first, second)
         left, right = (factor.expand(layers, -1, -1) for factor in factors)
         merged = torch.empty(layers, *setting.shape, dtype=setting.dtype, device=setting.device)
@@ -128,7 +138,7 @@ class _Merge(torch.autograd.Function):
         trains_left, trains_right = setting.kind.trained_sides(setting.shape)
         # Each factor is what the gradient of the other one takes.
         needed = (left if trains_right else None, right if trains_left else None) if not call.thin else (None, None)
-        ctx.call = call
+        ctx.call, ctx.layers = call, layers
         ctx.save_for_backward(base, first, second, *needed)
         ctx.set_materialize_grads(False)
         if not call.thin:
@@ -141,9 +151,9 @@ class _Merge(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients of the trained tensors; a layer that was not called has none."""
-        call, setting = ctx.call, ctx.call.setting
+        call, setting, layers = ctx.call, ctx.call.setting, ctx.layers
         base, first, second, left, right = ctx.saved_tensors
-        parts = [grads[start : start + call.layers] for start in range(0, len(grads), call.layers)]
+        parts = [grads[start : start + layers] for start in range(0, len(grads), layers)]
         with torch.autocast(setting.device.type, enabled=False):
             if call.thin:
                 grad_left, grad_right = (_stacked(part) for part in parts[1:])
@@ -155,7 +165,7 @@ class _Merge(torch.autograd.Function):
             both = setting.kind.gradients_of(factor, base, first, second, grad_left, grad_right)
         called = [any(grad is not None for grad in of_layer) for of_layer in zip(*parts, strict=True)]
         own = [grad if is_called else None for part in both for grad, is_called in zip(part, called, strict=True)]
-        return None, None, None, None, *own
+        return None, None, None, *(None for _ in called), *own
 
 
 def _stacked(grads: Sequence[Tensor | None]) -> Tensor | None:
@@ -173,37 +183,41 @@ class _Linear(torch.autograd.Function):
         call: _Call,
         index: int,
         x: Tensor,
-        own_bias: Tensor | None,
         bias: Tensor | None,
+        cast_bias: Tensor | None,
         merged: Tensor,
         left: Tensor | None,
         right: Tensor | None,
     ) -> Tensor:
-        """Return Y of all tokens, [T, out]; `bias` is the layer's `own_bias` in the dtype of the products."""
+        """Return Y of all tokens, [T, out]; `cast_bias` is b in the dtype of the products, where it has another."""
         ctx.call, ctx.index, ctx.x_shape, ctx.x_dtype = call, index, x.shape, x.dtype
-        ctx.bias_dtype = None if own_bias is None else own_bias.dtype
+        ctx.bias_dtype = None if bias is None else bias.dtype
         rows = x.reshape(-1, x.shape[-1]).to(merged.dtype)
         _, _, _, _, _, _, needs_left, needs_right = ctx.needs_input_grad
-        ctx.save_for_backward(rows, merged, left if needs_right else None, right if needs_left else None)
-        return F.linear(rows, merged, bias)
+        if needs_left and not needs_right:  # X right^T [T, R] suffices, and is less to keep
+            kept, left, right = rows @ right.T, None, None
+        else:
+            kept, left, right = rows, left if needs_right else None, right if needs_left else None
+        ctx.save_for_backward(kept, merged, left, right)
+        return F.linear(rows, merged, bias if cast_bias is None else cast_bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients; the merged weight's is put into its place in the stack of them."""
         call, grad_x, grad_bias, grad_merged, grad_left, grad_right = ctx.call, None, None, None, None, None
-        rows, merged, left, right = ctx.saved_tensors
+        kept, merged, left, right = ctx.saved_tensors
         _, _, needs_x, needs_bias, _, needs_merged, needs_left, needs_right = ctx.needs_input_grad
         if needs_x:
             grad_x = (grad_y @ merged).view(ctx.x_shape).to(ctx.x_dtype)
         if needs_bias:
             grad_bias = grad_y.sum(0, dtype=ctx.bias_dtype)
         if needs_merged:
-            grad_merged = call.product(grad_y.T, rows, call.gradients.place(ctx.index, call.layers, merged))
+            grad_merged = call.product(grad_y.T, kept, call.gradients.place(ctx.index, merged))
         if needs_left:
-            grad_left = call.product(grad_y.T, rows @ right.T)
+            grad_left = call.product(grad_y.T, kept if right is None else kept @ right.T)
         if needs_right:
-            grad_right = call.product((grad_y @ left).T, rows)
+            grad_right = call.product((grad_y @ left).T, kept)
         return None, None, grad_x, grad_bias, None, grad_merged, grad_left, grad_right
 
 
@@ -217,8 +231,9 @@ class _Stack:
         """Take the layers; `is_open` while their tuner's forward pass goes on."""
         self.setting, self.layers, self.is_open = setting, layers, is_open
         self.grad_enabled = torch.is_grad_enabled()
-        # Kept for the next passes: a merged weight without a graph, which no optimizer is about to change.
-        self.is_kept = is_open and not setting.training and not (self.grad_enabled and setting.is_trained)
+        # Merged weights without a graph, which no optimizer is about to change, are kept for the next passes.
+        has_graph = self.grad_enabled and setting.is_trained
+        self.is_kept = is_open and not (has_graph or setting.training or torch.compiler.is_compiling())
         self.tensors = self.collect() if self.is_kept else []  # held, so that their addresses aren't used again
         self.versions = _versions(self.tensors)
         self.call: _Call | None = None
@@ -256,29 +271,27 @@ class _Stack:
             launch = LAUNCH if layer.as_on_gpu or setting.device.type != "cpu" else 0
             needs_grad = self.grad_enabled and setting.is_trained
             path = layer.choose_path(setting.shape, setting.columns, tokens, needs_grad, self.is_kept, launch)
-            self.parts = [] if path is None else self.form(path == "thin" and needs_grad, tokens)
+            self.parts = [] if path is None else self.form(path == "thin" and needs_grad)
         return bool(self.parts)
 
-    def form(self, thin: bool, tokens: int) -> list[Sequence[Tensor]]:
+    def form(self, thin: bool) -> list[Sequence[Tensor]]:
         """Return biases and merged weights and, for the thin side, left and right factors of the layers."""
         setting, layers = self.setting, self.layers
-        unit = float(2 ** (tokens - 1).bit_length()) if setting.dtype == torch.float16 else 1.0
-        self.call = _Call(setting, len(layers), thin, unit, _Gradients())
+        self.call = _Call(setting, thin, _Gradients(len(layers)))
         weights, biases, first, second = zip(*(layer.own(setting.adapter) for layer in layers), strict=True)
         frozen = layers[0].frozen(setting.adapter, setting.dtype)
+        cast_biases: Sequence[Tensor | None] = [None] * len(layers)
         if setting.has_bias and setting.dtype != setting.weight_dtype:
-            biases = torch.stack([bias.detach() for bias in biases]).to(setting.dtype).unbind()
-        # The graph may be needed outside the checkpointed block in which this happens to be called first.
-        hooks = torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged)
-        with torch.set_grad_enabled(self.grad_enabled), hooks:
-            outputs = _Merge.apply(self.call, [weight.detach() for weight in weights], *frozen, *first, *second)
-        return [biases, *(outputs[start : start + len(layers)] for start in range(0, len(outputs), len(layers)))]
+            cast_biases = torch.stack([bias.detach() for bias in biases]).to(setting.dtype).unbind()
+        with torch.set_grad_enabled(self.grad_enabled), _outside_checkpoint():
+            outputs = _Merge.apply(self.call, *frozen, *weights, *first, *second)
+        return [cast_biases, *(outputs[start : start + len(layers)] for start in range(0, len(outputs), len(layers)))]
 
     def linear(self, index: int, x: Tensor) -> Tensor:
         """Return Y of the layer at this index."""
-        bias, merged, *factors = (part[index] for part in self.parts)
+        cast_bias, merged, *factors = (part[index] for part in self.parts)
         left, right = factors or (None, None)
-        y = _Linear.apply(self.call, index, x, self.layers[index].base_layer.bias, bias, merged, left, right)
+        y = _Linear.apply(self.call, index, x, self.layers[index].base_layer.bias, cast_bias, merged, left, right)
         # Autograd lets a model change a view in place if it was taken out here, as Longformer does.
         return y.view(*x.shape[:-1], -1)
 
@@ -295,9 +308,11 @@ def _in_backward() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def _unchanged(tensor: Tensor) -> Tensor:
-    """Return the tensor."""
-    return tensor
+def _outside_checkpoint() -> contextlib.AbstractContextManager:
+    """Keep what is saved for backward, whatever a checkpointed block does in which the first call may be."""
+    if torch.compiler.is_compiling():
+        return contextlib.nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _versions(tensors: list[Tensor | None]) -> list[tuple[int, ...] | None]:
@@ -309,6 +324,7 @@ class _WeightSpace:
     """What the three layer classes share; stands before PEFT's class among their bases."""
 
     peft_differentiates_base = False  # PEFT takes a further product, for the gradient of lambda * A * gamma
+    keeps_thin_side = False  # on a CPU, where only the left factor is trained: X right^T, as PEFT does, and not X
     as_on_gpu = False  # count operators, as on a GPU, on a CPU too
     stack: _Stack | None = None  # of the tuner's last forward pass
     index = 0  # in the stack
@@ -331,7 +347,8 @@ class _WeightSpace:
             ours, peft = 0 if is_kept else merge, thin_side
         if peft <= ours and not launch:  # PEFT's layer launches some 20 operators, a stack's layer 3
             return None
-        return "thin" if thin <= full else "full"
+        is_kept_thin = cls.keeps_thin_side and not launch and cls.trained_sides(shape) == (True, False)
+        return "thin" if thin <= full or is_kept_thin else "full"
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return what PEFT's layer returns, through the merged weight where that is exact and cheaper."""
@@ -393,6 +410,7 @@ class FastRandLora(_WeightSpace, randlora.Linear):
     """PEFT's RandLoRA layer."""
 
     peft_differentiates_base = True
+    keeps_thin_side = True
 
     @staticmethod
     def trained_sides(shape: torch.Size) -> tuple[bool, bool]:
@@ -534,17 +552,17 @@ def _obstacle(layer: BaseTunerLayer, adapter: str) -> str | None:
     return "LoRA variant or bias" if is_variant else None
 
 
-def begin_pass(tuner: nn.Module, _inputs: tuple) -> None:
-    """Forward pre-hook of the tuner: stack the layers by their setting, or find the stacks kept in evaluation."""
+def begin_pass(root: nn.Module, _inputs: tuple) -> None:
+    """Forward pre-hook of the model: stack the layers by their setting, or find the stacks kept in evaluation."""
     settings: dict[_Setting, list[_WeightSpace]] = {}
-    for layer in tuner.fast_layers:
+    for layer in root.fast_layers:
         setting = layer.setting()
         if setting is None:
             layer.stack = None
         else:
             settings.setdefault(setting, []).append(layer)
     for setting, layers in settings.items():
-        stack = layers[0].stack
+        stack = None if torch.compiler.is_compiling() else layers[0].stack
         if stack is None or not stack.is_current(setting, layers):
             stack = _Stack(setting, layers, is_open=True)
         stack.is_open = True
@@ -552,10 +570,12 @@ def begin_pass(tuner: nn.Module, _inputs: tuple) -> None:
             layer.stack, layer.index = stack, index
 
 
-def end_pass(tuner: nn.Module, _inputs: tuple, _output: Any) -> None:
-    """Forward hook of the tuner: from here on only a backward pass may call a layer of a stack again."""
-    for layer in tuner.fast_layers:
-        if layer.stack is not None:
+def end_pass(root: nn.Module, _inputs: tuple, _output: Any) -> None:
+    """Forward hook of the model: from here on only a backward pass may call a layer of a stack again."""
+    for layer in root.fast_layers:
+        if torch.compiler.is_compiling():
+            layer.stack = None  # what outlives a compiled graph would be one of its outputs
+        elif layer.stack is not None:
             layer.stack.is_open = False
 
 
@@ -573,11 +593,13 @@ def use_fast_adapters(model: nn.Module, as_on_gpu: bool = False) -> FastAdapters
                 left[reasons[0]] += 1
             else:
                 layer.__class__ = _FAST.get(type(layer), type(layer))
-                layer.as_on_gpu = as_on_gpu
+                layer.as_on_gpu, layer.stack, layer.index = as_on_gpu, None, 0
                 converted += 1
-    for tuner in [module for module in model.modules() if isinstance(module, BaseTuner)] or [model]:
-        tuner.fast_layers = [layer for layer in tuner.modules() if isinstance(layer, _WeightSpace)]
-        if begin_pass not in tuner._forward_pre_hooks.values():
-            tuner.register_forward_pre_hook(begin_pass)
-            tuner.register_forward_hook(end_pass, always_call=True)
+    tuners = [module for module in model.modules() if isinstance(module, BaseTuner)]
+    # PEFT calls the tuner or, for a model of no particular task, the model in it.
+    for root in [root for tuner in tuners for root in (tuner, tuner.model)] or [model]:
+        root.fast_layers = [layer for layer in root.modules() if isinstance(layer, _WeightSpace)]
+        if begin_pass not in root._forward_pre_hooks.values():
+            root.register_forward_pre_hook(begin_pass)
+            root.register_forward_hook(end_pass, always_call=True)
     return FastAdapters(converted, dict(left))
