@@ -17,7 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification, RobertaConfi
 from transformers.pytorch_utils import Conv1D
 
 from glue_peft import fast_adapters
-from glue_peft.fast_adapters import Products, use_fast_adapters
+from glue_peft.fast_adapters import use_fast_adapters
 
 LAYERS = ["square", "up", "down", "slim"]
 # Ranks that divide no width, at least two bases in every RandLoRA layer, and never as many bases as the rank.
@@ -216,7 +216,7 @@ def test_cheapest_path_by_multiply_adds(
         assert len(left_to_peft) == slow
         left_to_peft.clear()
 
-    def choose(count: int) -> Products | None:
+    def choose(count: int) -> object:
         """Return the products for a number of tokens in training."""
         return layer.choose_products(shape[1], shape[0], columns, count, needs_grad=True, training=True)
 
