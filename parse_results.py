@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the tables of one or more result folders; raises UsageError."""
     argv = sys.argv[1:] if argv is None else argv
     if reproduce.is_asked_for(argv):
-        print(reproduce.main(argv))
+        print(reproduce.main(argv), end="")
         return 0
     args = parse_arguments(argv)
     if args.status:
