@@ -137,6 +137,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_intermixed_args(argv)
     refuse_without_effect(args, parser)
+    args.margin = parse_margin(args.margin)
     return args
 
 
@@ -276,12 +277,11 @@ def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list
     records = score_records(results, args.statistic, args.ddof)
     records += aggregate_records(results, wanted_aggregates(args.aggregate, results), args.statistic)
     if args.published:
-        margin = parse_margin(args.margin)
         records += published_records(results)
         for row in results.rows:
             for theirs in published_of(row, results.tasks):
-                tables.append(published_comparison(row, theirs, results, args.statistic, margin))
-                records += judgement_records(row, theirs, results, args.statistic, margin)
+                tables.append(published_comparison(row, theirs, results, args.statistic, args.margin))
+                records += judgement_records(row, theirs, results, args.statistic, args.margin)
     for pair, compared in family.pairs.items():
         first, second = (results.rows[position] for position in pair)
         differences = row_differences(first, second, results.tasks)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Simulate the verdicts of parse_results.py where the truth is known: false alarms, power, equivalence.
 
-    python -m benchmarks.simulate_verdicts                 all of it, a few minutes
+    python -m benchmarks.simulate_verdicts                 all of it, three minutes
     python -m benchmarks.simulate_verdicts --repeats 200   the same, coarser
 
 The functions are those that make the tables. Scores are drawn from normal laws with the deviations that the RandLoRA
@@ -15,7 +15,7 @@ its standard error. Seeded: the same command prints the same numbers.
 3. Published rows: at least one of seven columns "differs" where ours come from the paper's own law, its mean or median
    and its deviation printed with one decimal.
 4. Margins: "equivalent" where the true shift is the margin: a number of points; a number of printed deviations; or
-   that number of true deviations, which no paper prints.
+   that number of true deviations, which no paper prints; and why the margin goes by the population's deviation.
 5. Exact reproductions that are called "equivalent" at the default margin.
 6. Not simulated but computed, for planning: how many seeds a row show a difference of so many deviations in 80 % of
    cases, and how many a permutation test needs to confirm it.
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glue_peft.run_folder import plural
 from glue_peft.tables.comparisons import (
     Comparison,
     best_cells,
@@ -60,7 +61,7 @@ COLLAPSING = 0.1
 def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=4000, help="draws of each case (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=2000, help="draws of each case (default: %(default)s)")
     parser.add_argument("--parts", default="123456", help="which parts, as 135 (default: all)")
     return parser.parse_args()
 
@@ -154,19 +155,22 @@ def judged(
 
 
 def at_the_margin(generator: np.random.Generator, statistic: str, kind: str, size: int, shift: str) -> bool:
-    """Say whether one column is called equivalent whose true shift is the margin; one point is one true deviation.
+    """Say whether one column is called equivalent whose true shift is as large as the margin.
 
-    Large units, so that one decimal is no rounding to speak of.
+    `shift` is what both are: so many true deviations, in points; so many printed ones; so many true ones where the
+    margin is in printed ones; and the same with the margin taken from the sample's deviation, as it is not done.
     """
-    unit = 100.0
+    unit = 10.0  # one true deviation, large enough that one decimal is hardly rounded
     theirs = list(generator.normal(0, unit, 5))
     value, spread = print_value(theirs, statistic, kind)
-    margin = f"{size * unit:g}" if shift == "points" else f"{size}sd"
+    points = {"points": size * unit, "sample": size * statistics.stdev(theirs)}
+    margin = parse_margin(f"{points[shift]:.6f}" if shift in points else f"{size}sd")
     readings = printed(value, spread, 5, statistic, kind)
-    points = parse_margin(margin).points(next(iter(readings.values())))
-    ours = estimate(list(generator.normal(size * unit if shift == "true" else points, unit, 5)), statistic)
+    limit = margin.points(next(iter(readings.values())))
+    truth = limit if shift in ("points", "printed") else size * unit
+    ours = estimate(list(generator.normal(truth, unit, 5)), statistic)
     assert ours is not None
-    return judge({"task": (ours, readings)}, parse_margin(margin))["task"].verdict == "equivalent"
+    return judge({"task": (ours, readings)}, margin)["task"].verdict == "equivalent"
 
 
 def family_lines(generator: np.random.Generator, repeats: int) -> Iterator[str]:
@@ -218,12 +222,15 @@ def published_lines(generator: np.random.Generator, repeats: int) -> Iterator[st
 def margin_lines(generator: np.random.Generator, repeats: int) -> Iterator[str]:
     """Yield part 4."""
     yield '4. "equivalent" where the true shift is the margin, n = 5; at most 0.055'
-    yield "statistic | printed deviation | margin | in points | in printed deviations | shift in true deviations"
+    yield (
+        "statistic | printed deviation | size | in points | in printed deviations | margin printed, shift true | "
+        "the same by the sample's"
+    )
     for statistic in ("mean", "median"):
         for kind in KINDS:
             for size in (1, 2, 3):
                 cells = []
-                for shift in ("points", "printed", "true"):
+                for shift in ("points", "printed", "true", "sample"):
                     hits = sum(at_the_margin(generator, statistic, kind, size, shift) for _ in range(repeats))
                     cells.append(share(hits, repeats))
                 yield " | ".join([statistic, kind, f"{size}", *cells])
@@ -241,7 +248,7 @@ def planning_lines(generator: np.random.Generator, repeats: int) -> Iterator[str
         found = [Comparison((5, 5), difference, estimates=(unit, unit)) for difference in differences]
         cells = [str(seeds_needed(comparison, size)) for comparison in found]
         least = [str(permutation_seeds(size, paired)) for paired in (False, True)]
-        yield " | ".join([f"{size} ({rows} rows, {tasks} tasks)", *cells, *least])
+        yield " | ".join([f"{size} ({rows} rows, {plural(tasks, 'task')})", *cells, *least])
 
 
 def main() -> None:

@@ -64,6 +64,13 @@ def test_a_shift_as_large_as_the_margin(size, shift):
     assert hits <= at_most(0.055, repeats)
 
 
+def test_why_a_margin_is_in_the_populations_deviation():
+    """With the sample's, a true shift of three deviations would pass twice as often as promised."""
+    generator = np.random.default_rng(0)
+    hits = sum(at_the_margin(generator, "mean", "sample", 3, "sample") for _ in range(500))
+    assert hits > at_most(0.055, 500)
+
+
 def test_the_command_prints_every_part(monkeypatch, capsys):
     """Each share stands there with its error, and the numbers are the same again."""
     monkeypatch.setattr(sys, "argv", ["simulate_verdicts", "--repeats", "2"])
