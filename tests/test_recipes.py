@@ -60,7 +60,7 @@ def architecture(name: str) -> torch.nn.Module:
 
 def grid(recipe: Path, seeds: str = ""):
     """Return a recipe's runs."""
-    return read_grid({"RECIPE": recipe.stem, "SEEDS": seeds}, [])
+    return read_grid({"RECIPE": recipe.stem} | ({"SEEDS": seeds} if seeds else {}), [])
 
 
 def parsed(run, tmp_path: Path):
