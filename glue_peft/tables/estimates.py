@@ -35,7 +35,7 @@ class Estimate:
         """Return the squared standard error of the value.
 
         That of a mean is s^2 / n, of a median larger by the square of MEDIAN_TO_MEAN. Rounding to a step adds the
-        variance of a uniform number of that width, step^2 / 12, to the value and to s^2. Without it exact reproductions
+        variance of a uniform number of that width, step^2 / 12, to the value and to s^2. Without it exact copies
         of rows that print deviations of 0.1 were called different in 6 to 9 % of cases (eight seeds, seven columns).
         """
         rounding = self.step**2 / 12
