@@ -16,6 +16,7 @@ import contextlib
 import functools
 import gc
 import json
+import math
 import random
 import tempfile
 import time
@@ -256,6 +257,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tiny model, as few steps as can be")
     args = parser.parse_args()
     args.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.minutes = math.inf if args.quick else args.minutes
     args.sizes, args.effort = (
         (["tiny"], Effort(1, 0.0, 1, 1)) if args.quick else (["base", "large"], Effort(3, 0.3, 5, 10))
     )

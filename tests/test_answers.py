@@ -60,23 +60,25 @@ def test_mcnemar_compares_single_runs_alone(tmp_path):
 def test_what_cannot_be_used_is_named(tmp_path):
     """Each file with its reason; --allow_missing does without them and counts them."""
     root = tmp_path / "lora4"
-    for seed in range(1, 5):
+    for seed in range(1, 6):
         folder = write_answers(root, seed, "rte", LABELS, [0, 1, 1, 1])
     write_run(root, 2, "rte", 0.25)
     np.savez(root / "3" / "rte" / "eval_predictions.npz", label=LABELS, best=np.eye(2)[LABELS])
-    (folder / "eval_predictions.npz").unlink()
-    results = results_of(root, 4, "--tasks", "rte")
+    (root / "4" / "rte" / "eval_predictions.npz").unlink()
+    (folder / "eval_predictions.npz").write_bytes(b"PK")
+    results = results_of(root, 5, "--tasks", "rte")
     with pytest.raises(UsageError) as caught:
         read_answers(results, allow_missing=False)
     path = f"{root}/{{}}/rte/eval_predictions.npz"
-    assert str(caught.value).splitlines()[1:] == [
+    assert str(caught.value).splitlines()[1:-1] == [
         f"  {path.format(2)}: gives the score 0.7500, and the run has 0.2500",
         f"  {path.format(3)}: has none of the last epoch",
         f"  {path.format(4)}: missing",
     ]
+    assert str(caught.value).splitlines()[-1].startswith(f"  {path.format(5)}: not a readable file of predictions")
     answers, notes = read_answers(results, allow_missing=True)
     assert list(answers["rte"][0].given) == [(0, 1)]
-    assert notes == ["no part of these intervals, without usable answers: 3 runs"]
+    assert notes == ["no part of these intervals, without usable answers: 4 runs"]
 
 
 def test_runs_on_different_rows_are_refused(tmp_path):

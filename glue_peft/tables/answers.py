@@ -68,7 +68,10 @@ def read_run(run: Run, task: str, results: Results) -> list[tuple[np.ndarray, np
     found = []
     for file, score in zip(PREDICTIONS_FILES.values(), run.parts, strict=False):
         path = printable(str(run.folder / file))
-        arrays = load(run.folder / file)
+        try:
+            arrays = load(run.folder / file)
+        except UsageError as error:
+            return printable(str(error))
         if arrays is None:
             return f"{path}: missing"
         if results.epoch not in arrays:
