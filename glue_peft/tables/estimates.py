@@ -35,8 +35,8 @@ class Estimate:
         """Return the squared standard error of the value.
 
         That of a mean is s^2 / n, of a median larger by the square of MEDIAN_TO_MEAN. Rounding to a step adds the
-        variance of a uniform number of that width, step^2 / 12, to the value and to s^2. Without it exact copies
-        of rows that print deviations of 0.1 were called different in 6 to 9 % of cases (eight seeds, seven columns).
+        variance of a uniform number of that width, step^2 / 12, to the value and to s^2. Without it, exact
+        reproductions of rows that print deviations of 0.1 were called different in 6 to 9 % of cases (eight seeds).
         """
         rounding = self.step**2 / 12
         factor = median_to_mean(self.n) if self.statistic == "median" else 1.0
