@@ -36,6 +36,7 @@ family in the correction for many tests. --published adds the papers' rows for t
 whether ours is equivalent, differs, or can't be told (--margin). --aggregate adds other sums of a row than avg.
 Where learning rates were searched (TUNE=1 bash train_all.sh), the caption has the budget and the notes the grid and
 the rate chosen for each cell; rows with unequal budgets get no verdict without --unequal_budgets.
+--bootstrap N adds intervals that tell what other validation rows and other seeds would have given.
 
     python parse_results.py --status finetuned_results/lora4 finetuned_results/randlora64 5
 
@@ -46,7 +47,7 @@ failed, and the time left as finished runs suggest. It only reads, and a ROOT th
 inconclusive, cell by cell. ROOT is the folder above the adapters'; `--reproduce RECIPE --help` says more.
 
 Exit status: 0 if a table was printed, 1 where its output can't be written, else 2. Needs Python's standard library,
-and SciPy for comparisons.
+SciPy for comparisons, and NumPy for --bootstrap.
 """
 
 import argparse
@@ -89,7 +90,7 @@ from glue_peft.tables.search import Searches, read_searches
 from glue_peft.tables.status import status_lines
 
 # What has no effect on a list of runs.
-NOT_FOR_RUNS = ("statistic", "ddof", "published", "all_pairs", "aggregate", "margin", "unequal_budgets")
+NOT_FOR_RUNS = ("statistic", "ddof", "published", "all_pairs", "aggregate", "margin", "unequal_budgets", "bootstrap")
 SEEDS_FOR_A_POPULATION = 5  # below, the population's deviation is much too small, and 0 for one seed
 
 
@@ -132,9 +133,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="with --published: differences below it don't matter; in points, such as 1.5, or in deviations of the "
         "published seeds, such as 2sd (default: %(default)s)",
     )
-    parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="runs: a CSV line a run (default: %(default)s)"
-    )
+    add_bootstrap_arguments(parser)
+    parser.add_argument("--format", choices=FORMATS, default="text", help="runs: a line a run (default: %(default)s)")
     args = parser.parse_intermixed_args(argv)
     refuse_without_effect(args, parser)
     return args
@@ -151,6 +151,32 @@ def refuse_without_effect(args: argparse.Namespace, parser: argparse.ArgumentPar
             parser.error(f"--format runs lists each run by itself: --{name} has no effect on it")
         if name == "margin" and not args.published:
             parser.error("--margin is for the verdicts on published rows (--published)")
+    check_bootstrap(args, parser)
+
+
+def add_bootstrap_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options on intervals."""
+    parser.add_argument(
+        "--bootstrap",
+        metavar="N",
+        type=int,
+        help="add 95 %% intervals over validation rows and seeds, from N draws, and how far seeds answer alike",
+    )
+    parser.add_argument("--bootstrap_seed", metavar="S", type=int, help="seed of these draws (default: 0)")
+
+
+def check_bootstrap(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse values out of range, and what has no effect."""
+    if args.bootstrap is None:
+        if args.bootstrap_seed is not None:
+            parser.error("--bootstrap_seed is for the draws of --bootstrap")
+        return
+    args.bootstrap_seed = args.bootstrap_seed or 0
+    for name, low, high in (("bootstrap", 100, 100_000), ("bootstrap_seed", 0, 2**32 - 1)):
+        if not low <= getattr(args, name) <= high:
+            parser.error(f"--{name} {getattr(args, name)}: allowed are {low} to {high}")
+    if args.statistic == "median":
+        parser.error("--bootstrap is of means: it goes without --statistic median")
 
 
 def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace) -> str:
@@ -287,6 +313,11 @@ def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list
         differences = row_differences(first, second, results.tasks)
         tables.append(comparison_table(first, second, family, pair, differences))
         records += comparison_records(first, second, compared, family.size)
+    if args.bootstrap is not None:
+        from glue_peft.tables.bootstrap import bootstrap_tables  # needs NumPy
+
+        of_rows = bootstrap_tables(results, family.pairs, args.bootstrap, args.bootstrap_seed, args.allow_missing)
+        tables, records = tables + of_rows[0], records + of_rows[1]
     return tables, records
 
 

@@ -49,6 +49,9 @@ tables.reproduce     a recipe's runs against its paper's numbers: parse_results.
 tables.search      what a search of learning rates found: its runs, the rate chosen, smaller budgets
 tables.search_figure  the figure of a search
 tables.budgets     what the search behind each row cost and chose; verdicts between unequal budgets are withheld
+tables.answers     what runs answered on each validation row: how far seeds agree, McNemar's test of two runs
+tables.resampled   GLUE's metrics of many runs on many draws of validation rows
+tables.bootstrap   intervals over validation rows and seeds
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.status      how far a sweep is

@@ -111,6 +111,11 @@ def load(path: Path) -> dict[str, np.ndarray] | None:
         return None
     try:
         with np.load(path) as file:
-            return dict(file)
+            arrays = dict(file)
+        rows = arrays["label"].shape
+        sizes = [arrays[kind].shape for kind in KINDS if kind in arrays]
+        if len(rows) != 1 or not rows[0] or any(len(size) != 2 or size[:1] != rows for size in sizes):
+            raise ValueError(f"labels {list(rows)} and logits {list(map(list, sizes))} don't fit together")
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: not a readable file of predictions ({first_line(error)})") from error
+    return arrays

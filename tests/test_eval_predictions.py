@@ -156,3 +156,11 @@ def test_an_unreadable_file_is_named(tmp_path):
         (tmp_path / FILE).write_bytes(content)
         with pytest.raises(UsageError, match=f"{FILE}: not a readable file of predictions"):
             load(tmp_path / FILE)
+    for arrays in (
+        {"last": np.zeros((3, 2))},
+        {"label": np.zeros(3), "last": np.zeros((4, 2))},
+        {"label": np.zeros(0)},
+    ):
+        np.savez(tmp_path / FILE, **arrays)
+        with pytest.raises(UsageError, match=f"{FILE}: not a readable file of predictions"):
+            load(tmp_path / FILE)
