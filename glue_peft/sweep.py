@@ -105,19 +105,26 @@ def show_status(runs: list[Run], tuned: tuning.Tuning | None, settings: Mapping[
     """Print how far the grid is; of a tuned one how far each phase is, and the array to be given to Slurm next."""
     from glue_peft.tables.status import status_lines
 
-    for phase in (True, False):
-        of_phase = [run for run in runs if run.is_search is phase]
-        if of_phase:
-            roots, seeds, tasks = (
-                list(dict.fromkeys(part))
-                for part in zip(*(run.folder.rsplit("/", 2) for run in of_phase), strict=True)
-            )
-            say_lines(status_lines(roots, [*map(int, seeds)], tasks))
+    for part in parts_of(runs) if tuned else [runs]:
+        roots, seeds, tasks = zip(*(run.folder.rsplit("/", 2) for run in part), strict=True)
+        seeds_in_order = [*map(int, dict.fromkeys(seeds))]
+        say_lines(status_lines(list(dict.fromkeys(roots)), seeds_in_order, list(dict.fromkeys(tasks))))
     if tuned:
         waiting = {run.folder for run in plan(runs)[0]}
         numbers = [number for number, run in enumerate(runs, 1) if run.folder in waiting]
         say_lines([*tuning.search_lines(tuned), tuning.next_array(tuned, numbers, settings, flags)])
     return 0
+
+
+def parts_of(runs: list[Run]) -> list[list[Run]]:
+    """Divide a tuned grid by phase and rows, so that in each part every row has every seed and task."""
+    by_task: dict[tuple[bool, str], list[Run]] = {}
+    for run in runs:
+        by_task.setdefault((run.is_search, run.task), []).append(run)
+    parts: dict[tuple[bool, tuple[str, ...]], list[Run]] = {}
+    for (is_search, _), of_task in by_task.items():
+        parts.setdefault((is_search, tuple(dict.fromkeys(run.row for run in of_task))), []).extend(of_task)
+    return list(parts.values())
 
 
 # How the runs stand

@@ -176,7 +176,7 @@ def search_run(cell: Cell, rate: Decimal, seed: str, settings: Mapping[str, str]
     kept = without(flags, *(name for name in given_flags(flags) if kind_of(name) is FlagKind.OUTPUT))
     fraction = ["--selection_fraction", settings.get("SELECTION_FRACTION") or SELECTION_FRACTION]
     run = final_run(cell.choice, cell.task, rate, seed, {**settings, **place}, [*kept, *fraction])
-    return Run(run.folder, tuple(word for word in run.command if word != "--do_eval"), is_search=True)
+    return Run(run.folder, (*run.command[:2], *without(run.flags, "do_eval")), is_search=True)
 
 
 def final_run(

@@ -1,14 +1,29 @@
 """tuning.py: which runs a tuned sweep consists of, with planted results of its search."""
 
+import contextlib
 import math
+import os
 import re
 import shlex
+import signal
+import subprocess
+import time
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from helpers import read
-from sweep_helpers import REPOSITORY, diverge, dry_run, end_search, end_searches, rate_of, train_all, tuned
+from helpers import assert_same_results
+from sweep_helpers import (
+    REPOSITORY,
+    diverge,
+    dry_run,
+    end_search,
+    end_searches,
+    environment,
+    rate_of,
+    train_all,
+    tuned,
+)
 
 import run_glue
 from glue_peft import tuning
@@ -43,7 +58,8 @@ def rates(now: tuning.Tuning) -> dict[str, list[str]]:
 
 def test_the_search_has_each_adapter_s_own_rates_and_never_the_validation_set():
     """By default five factors and three seeds; without --do_eval, and without flags that ask for further files."""
-    lines = dry_run("--do_predict", "--max_predict_samples", "8", "--num_train_epochs", "2", TUNE="1", TASKS="mrpc")
+    flags = ["--do_predict", "--max_predict_samples", "8", "--num_train_epochs", "2", "--do_eval", "True"]
+    lines = dry_run(*flags, TUNE="1", TASKS="mrpc")
     assert len(lines) == 2 * 3 * 5 * 3
     found: dict[tuple, set[float]] = {}
     for line in lines:
@@ -320,4 +336,52 @@ def test_status_names_the_next_array(tmp_path):
     assert rest.format("17-20") in lines[-1] and re.match("finished / running / .* of seeds 101 to 102", lines[0])
     assert any(re.match("finished / running / .* of seeds 1 to 2", line) for line in lines)
     assert train_all("--num_train_epochs", "3", MISSING="1", **chosen).stdout == "17-20\n"
-    assert read(tmp_path / "search/lora4_lr1e-2/101/rte/run.json")
+
+
+def test_status_counts_no_run_that_is_none_of_the_search(tmp_path):
+    """MRPC's grid was extended, RTE's wasn't: two tables of the search, one of the final runs."""
+
+    def score(run: Run) -> float:
+        """Return a score that is best at the edge on MRPC alone."""
+        return best_at(lora4=1e-2 if run.task == "mrpc" else 1e-3)(run)
+
+    end_searches(tmp_path, score, ADAPTERS="lora", TASKS="rte mrpc")
+    chosen = {"MODELS": BASE, "ADAPTERS": "lora", "TASKS": "rte mrpc", "SEEDS": "1-2", "SEARCH_SEEDS": "101-102"}
+    done = train_all(STATUS="1", TUNE="1", LEARNING_RATES="1e-4 1e-3 1e-2", RESULTS=str(tmp_path), **chosen)
+    totals = [line.split(" | ")[1:] for line in done.stdout.splitlines() if re.match("all +\\|", line)]
+    assert totals == [["6/0/0/0", "6/0/0/0"], ["8/0/0/0", "8/0/0/0"], ["0/0/0/2", "0/0/0/2", "0/0/0/4"]]
+
+
+@pytest.mark.slow
+def test_a_tuned_sweep_of_real_runs_that_is_killed_five_times_is_the_undisturbed_one(tiny, tmp_path):
+    """Three adapters from one command: the same grid, extended or not, the same rates, the same weights to the bit.
+
+    Three times the sweep and its runs are killed, twice they are asked to stop: three times in the search, twice in
+    what follows from it.
+    """
+    chosen = {"ADAPTERS": "lora:4 randlora:8 vera:16", "MODELS": str(tiny / "roberta"), "TASKS": "mrpc", "JOBS": "2"}
+    chosen |= {"TUNE": "1", "LEARNING_RATES": "1e-3 1e-2 1e-1", "SEARCH_SEEDS": "101", "SEEDS": "1", "RETRIES": "0"}
+    command = ["bash", str(REPOSITORY / "train_all.sh"), "--dataset_path", str(tiny / "glue")]
+    command += ["--num_train_epochs", "3", "--per_device_train_batch_size", "16", "--disable_tqdm", "True"]
+    roots = [tmp_path / "whole", tmp_path / "killed"]
+    assert train_all(*command[2:], RESULTS=str(roots[0]), **chosen).returncode == 0
+    n_runs = len([*roots[0].rglob("run.json")])
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
+    for n_finished, number in zip((1, 3, 7, n_runs - 3, n_runs - 2), signals, strict=True):
+        variables = environment(RESULTS=str(roots[1]), **chosen)
+        sweep = subprocess.Popen(command, env=variables, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        while len([*roots[1].rglob("run.json")]) < n_finished:
+            assert sweep.poll() is None
+            time.sleep(0.02)
+        sweep.send_signal(number)
+        for lock in roots[1].rglob("run.lock") if number == signal.SIGKILL else ():
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int(lock.read_text().split()[0]), number)
+        assert sweep.wait(timeout=120) == (-signal.SIGKILL if number == signal.SIGKILL else 75)
+    assert train_all(*command[2:], RESULTS=str(roots[1]), **chosen).returncode == 0
+    recipes = [(root / "tuned.tsv").read_text() for root in roots]
+    assert recipes[0] == recipes[1] and len(recipes[0].splitlines()) == 4
+    folders = [sorted(path.parent.relative_to(root) for path in root.rglob("run.json")) for root in roots]
+    assert folders[0] == folders[1] and len(folders[0]) == n_runs
+    for folder in folders[0]:
+        assert_same_results(roots[0] / folder, roots[1] / folder)
