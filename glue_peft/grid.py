@@ -319,10 +319,13 @@ def range_of(item: str) -> list[str] | None:
 
 def check_row(row: dict[str, str], recipe: str, settings: Mapping[str, str]) -> None:
     """Refuse a row of the recipe with a ?, as a guess would pass for the paper's; and without TUNE a list of rates."""
-    flags = shlex.split(row["flags"])
+    name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
+    try:
+        flags = shlex.split(row["flags"])
+    except ValueError as error:
+        raise UsageError(f"{recipe}: the flags in the row of {name} can't be read: {error}") from None
     unknown = [name for name in COLUMNS[:8] if row[name] == "?"]
     unknown += [name for name, value in itertools.pairwise(flags) if value == "?"]
-    name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
     if len(items_of(row["learning_rate"])) > 1 and not settings.get("TUNE"):
         raise UsageError(f"{recipe}: the row of {name} has several learning rates, to be chosen among with TUNE=1")
     if unknown:

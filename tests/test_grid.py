@@ -223,6 +223,19 @@ def test_the_last_line_of_a_recipe_may_have_no_end(tmp_path):
     assert [shlex.split(line)[5] for line in done.stdout.splitlines()] == ["mnli", "sst2"]
 
 
+def test_a_recipe_given_by_path_names_files_beside_it(tmp_path):
+    """{recipes} is its own folder; a - stands for no flags, and quotes keep a value's spaces."""
+    header = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()[0]
+    row = "fourierft\tmine\trte\t1000\t1e-2\t3\t8\t64\t--adapter_config {recipes}/own.json\tme"
+    quoted = "lora\tmine\trte\t4\t1e-2\t3\t8\t64\t--lr_scheduler_kwargs '{\"a\": 1}'\tme"
+    plain = "none\tmine\trte\t-\t1e-5\t3\t8\t64\t-\tme"
+    (tmp_path / "own.tsv").write_text("\n".join([header, row, quoted, plain]))
+    commands = dry_run(RECIPE=str(tmp_path / "own.tsv"), SEEDS="1")
+    assert commands[0][commands[0].index("--adapter_config") + 1] == f"{tmp_path}/own.json"
+    assert commands[1][commands[1].index("--lr_scheduler_kwargs") + 1] == '{"a": 1}'
+    assert "-" not in commands[2] and commands[2][-2:] == ["finetuned_results/none_mine/1/rte", "--resume"]
+
+
 def test_a_rank_is_for_its_own_adapter_alone():
     """The next adapter of the list has the recipe's rank again."""
     commands = dry_run(ADAPTERS="lora:8 lora", TASKS="rte", SEEDS="1", MODELS="FacebookAI/roberta-base")
@@ -254,6 +267,10 @@ def test_commands_are_complete_in_any_folder(tmp_path):
             "own.tsv: the row of lora, m, mrpc has a ? for learning_rate batch --classifier_learning_rate; narrow",
         ),
         ("lora\tm\tmrpc\t4\t1\t1\t8*16\t1\t--fp16\tme\n", "batch: 8*16 is not a number of rows, or of devices"),
+        (
+            "randlora\tm\tmrpc\t4\t1\t1\t1\t1\t--fp16 '\tme\n",
+            "the flags in the row of randlora, m, mrpc can't be read",
+        ),
         ("", "the grid has no line at all"),
     ],
 )
