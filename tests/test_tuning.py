@@ -368,16 +368,19 @@ def test_a_tuned_sweep_of_real_runs_that_is_killed_five_times_is_the_undisturbed
     n_runs = len([*roots[0].rglob("run.json")])
     signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
     for n_finished, number in zip((1, 3, 7, n_runs - 3, n_runs - 2), signals, strict=True):
-        variables = environment(RESULTS=str(roots[1]), **chosen)
-        sweep = subprocess.Popen(command, env=variables, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        with open(tmp_path / "output", "w") as output:
+            variables = environment(RESULTS=str(roots[1]), **chosen)
+            sweep = subprocess.Popen(command, env=variables, cwd=REPOSITORY, stdout=output, stderr=output)
         while len([*roots[1].rglob("run.json")]) < n_finished:
-            assert sweep.poll() is None
+            assert sweep.poll() is None, (tmp_path / "output").read_text()
             time.sleep(0.02)
+        runs = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
         sweep.send_signal(number)
-        for lock in roots[1].rglob("run.lock") if number == signal.SIGKILL else ():
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int(lock.read_text().split()[0]), number)
-        assert sweep.wait(timeout=120) == (-signal.SIGKILL if number == signal.SIGKILL else 75)
+        for run in runs if number == signal.SIGKILL else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(run), number)
+        status = sweep.wait(timeout=120)
+        assert status == (-signal.SIGKILL if number == signal.SIGKILL else 75), (tmp_path / "output").read_text()
     assert train_all(*command[2:], RESULTS=str(roots[1]), **chosen).returncode == 0
     recipes = [(root / "tuned.tsv").read_text() for root in roots]
     assert recipes[0] == recipes[1] and len(recipes[0].splitlines()) == 4
