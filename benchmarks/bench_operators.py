@@ -34,8 +34,7 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig, Trai
 
 import run_glue
 from benchmarks.bench_grid import realistic_lengths
-from glue_peft import adapters
-from glue_peft.arguments import parse_arguments
+from glue_peft import adapters, arguments
 from glue_peft.data import Task
 from glue_peft.trainer import GlueTrainer
 from glue_peft.unpadded_encoder import PackingCollator
@@ -212,7 +211,7 @@ def build_trainer(flags: list[str], config: RobertaConfig, folder: str, frozen: 
     argv = "--model_name_or_path random --task_name cola --do_train --do_eval --max_steps 2 --save_strategy no "
     argv += f"--logging_strategy no --disable_tqdm True --per_device_train_batch_size {BATCH} --output_dir {folder}"
     device = [] if torch.cuda.is_available() else ["--use_cpu"]
-    _, data_args, adapter_args, training_args = parse_arguments([*argv.split(), *flags, *device])
+    _, data_args, adapter_args, training_args = arguments.parse_arguments([*argv.split(), *flags, *device])
     torch.manual_seed(0)
     config.problem_type, labels = "single_label_classification", ("unacceptable", "acceptable")
     config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
@@ -280,7 +279,7 @@ def print_row(case: str, rows: list[dict[str, Any]]) -> None:
     print("| " + " | ".join([case, *cells, f"{waits[0]}, {waits[1]}"]) + " |", flush=True)
 
 
-def parse_command_line() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12, help="encoder layers, at least 2 (default: 12)")
@@ -299,7 +298,7 @@ def parse_command_line() -> argparse.Namespace:
 
 def main() -> None:
     """Count, print a Markdown table and the JSON."""
-    args = parse_command_line()
+    args = parse_arguments()
     warnings.simplefilter("ignore")
     print_head(args.precisions)
     results: dict[str, dict[str, Any]] = {precision: {} for precision in args.precisions}

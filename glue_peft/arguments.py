@@ -384,7 +384,7 @@ class GlueTrainingArguments(TrainingArguments):
         default="end", metadata={"help": "With --push_to_hub a run is uploaded when it is finished: 'end'."}
     )
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Unused: a loss that is NaN or infinite ends the run."}
+        default=False, metadata={"help": "Always off: a loss that is NaN or infinite ends the run."}
     )
 
     def __post_init__(self) -> None:
