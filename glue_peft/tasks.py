@@ -23,6 +23,7 @@ class GlueTask:
     sentence_keys: tuple[str, str | None]  # the columns of its texts
     metrics: tuple[str, ...]
     main_metric: str  # its results must have it, it picks an epoch, and it is reported
+    train_rows: int  # of nyu-mll/glue
     # The share of the most frequent label in the validation set (MNLI: matched, mismatched), counted in nyu-mll/glue.
     majority_shares: tuple[float, ...]
     leaderboard: tuple[LeaderboardFile, ...]
@@ -39,6 +40,7 @@ TASKS = {
         sentence_keys=("sentence", None),
         metrics=("accuracy",),
         main_metric="accuracy",
+        train_rows=67_349,
         majority_shares=(444 / 872,),
         validation_rows=(872,),
         leaderboard=(LeaderboardFile("SST-2.tsv", "sst2", 1821),),
@@ -49,6 +51,7 @@ TASKS = {
         sentence_keys=("sentence1", "sentence2"),
         metrics=("accuracy", "f1"),
         main_metric="accuracy",
+        train_rows=3_668,
         majority_shares=(279 / 408,),
         validation_rows=(408,),
         leaderboard=(LeaderboardFile("MRPC.tsv", "mrpc", 1725),),
@@ -59,6 +62,7 @@ TASKS = {
         sentence_keys=("sentence", None),
         metrics=("matthews_correlation",),
         main_metric="matthews_correlation",
+        train_rows=8_551,
         majority_shares=(721 / 1043,),
         validation_rows=(1043,),
         leaderboard=(LeaderboardFile("CoLA.tsv", "cola", 1063),),
@@ -69,6 +73,7 @@ TASKS = {
         sentence_keys=("question", "sentence"),
         metrics=("accuracy",),
         main_metric="accuracy",
+        train_rows=104_743,
         majority_shares=(2761 / 5463,),
         validation_rows=(5463,),
         leaderboard=(LeaderboardFile("QNLI.tsv", "qnli", 5463),),
@@ -79,6 +84,7 @@ TASKS = {
         sentence_keys=("sentence1", "sentence2"),
         metrics=("accuracy",),
         main_metric="accuracy",
+        train_rows=2_490,
         majority_shares=(146 / 277,),
         validation_rows=(277,),
         leaderboard=(LeaderboardFile("RTE.tsv", "rte", 3000),),
@@ -89,6 +95,7 @@ TASKS = {
         sentence_keys=("sentence1", "sentence2"),
         metrics=("pearson", "spearmanr"),
         main_metric="combined_score",
+        train_rows=5_749,
         majority_shares=(),
         validation_rows=(1500,),
         leaderboard=(LeaderboardFile("STS-B.tsv", "stsb", 1379),),
@@ -100,6 +107,7 @@ TASKS = {
         sentence_keys=("premise", "hypothesis"),
         metrics=("accuracy",),
         main_metric="accuracy",
+        train_rows=392_702,
         majority_shares=(3479 / 9815, 3463 / 9832),
         validation_rows=(9815, 9832),
         leaderboard=(
@@ -114,6 +122,7 @@ TASKS = {
         sentence_keys=("question1", "question2"),
         metrics=("accuracy", "f1"),
         main_metric="accuracy",
+        train_rows=363_846,
         majority_shares=(25545 / 40430,),
         validation_rows=(40_430,),
         leaderboard=(LeaderboardFile("QQP.tsv", "qqp", 390965),),
@@ -124,6 +133,7 @@ TASKS = {
         sentence_keys=("sentence1", "sentence2"),
         metrics=("accuracy",),
         main_metric="accuracy",
+        train_rows=635,
         majority_shares=(40 / 71,),
         validation_rows=(71,),
         leaderboard=(LeaderboardFile("WNLI.tsv", "wnli", 146),),

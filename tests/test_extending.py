@@ -58,7 +58,8 @@ def test_adding_a_task_from_files(run, tmp_path):
     for name, part in files.items():
         write_rows(tmp_path / f"{name}.csv", part)
     paths = {name: tmp_path / f"{name}.csv" for name in files}
-    folder = run(task_name=None, dataset_path=None, do_predict=True, **paths, **LEARNS)
+    columns = {"text_columns": ["message", "reply"]}
+    folder = run(task_name=None, dataset_path=None, do_predict=True, **columns, **paths, **LEARNS)
     assert read(folder / "run.json")["metrics"]["eval_accuracy"] > 0.75
     assert read(folder / "config.json")["id2label"] == {"0": "off topic", "1": "on topic"}
     header, *lines = (folder / "predict_results_train_file.txt").read_text().splitlines()

@@ -43,9 +43,12 @@ JSONS = st.recursive(
 
 def end_of(argv: list[str], capsysbinary: pytest.CaptureFixture) -> None:
     """Run with these flags, and assert that the run ends as it may."""
-    logging.disable(logging.WARNING)
     capsysbinary.readouterr()
-    status = run_script(lambda: run_glue.main(argv), "run_glue.py")
+    logging.disable(logging.WARNING)
+    try:
+        status = run_script(lambda: run_glue.main(argv), "run_glue.py")
+    finally:
+        logging.disable(logging.NOTSET)
     said = capsysbinary.readouterr().err.decode(errors="replace")
     lines = [line for line in said.splitlines() if line.startswith("run_glue.py: ")]
     assert status in (0, 1, 2) and "Traceback" not in said, said[-3000:]

@@ -225,7 +225,7 @@ def test_the_last_line_of_a_recipe_may_have_no_end(tmp_path):
 
 def test_a_recipe_given_by_path_names_files_beside_it(tmp_path):
     """{recipes} is its own folder; a - stands for no flags, and quotes keep a value's spaces."""
-    header = (REPOSITORY / "recipes/lora.tsv").read_text().splitlines()[0]
+    header = "\t".join(grid.COLUMNS)
     row = "fourierft\tmine\trte\t1000\t1e-2\t3\t8\t64\t--adapter_config {recipes}/own.json\tme"
     quoted = "lora\tmine\trte\t4\t1e-2\t3\t8\t64\t--lr_scheduler_kwargs '{\"a\": 1}'\tme"
     plain = "none\tmine\trte\t-\t1e-5\t3\t8\t64\t-\tme"

@@ -28,7 +28,7 @@ from sweep_helpers import (
 import run_glue
 from glue_peft import tuning
 from glue_peft.errors import UsageError
-from glue_peft.grid import Run, read_grid, read_recipe
+from glue_peft.grid import COLUMNS, Run, read_grid, read_recipe
 
 BASE = "FacebookAI/roberta-base"
 
@@ -97,7 +97,7 @@ def test_rates_are_for_all_or_multiples_of_each_adapter_s_own(tmp_path, variable
 
 def test_a_recipe_s_rate_may_be_a_list_and_the_recipe_a_path(tmp_path, monkeypatch):
     """Its own file may stand anywhere, with full fine-tuning too; without TUNE a list is refused."""
-    header = (REPOSITORY / "recipes/randlora.tsv").read_text().splitlines()[0]
+    header = "\t".join(COLUMNS)
     rows = ["lora\tmine\trte\t4\t1e-4 3e-4\t2\t8\t64\t-\tme", "none\tmine\trte\t-\t2e-5,5e-5,1e-4\t2\t8\t64\t-\tme"]
     (tmp_path / "own.tsv").write_text("\n".join([header, *rows]))
     chosen = {"RECIPE": str(tmp_path / "own.tsv"), "MODELS": "", "ADAPTERS": "", "TASKS": "", "LEARNING_RATES": ""}

@@ -11,14 +11,10 @@ from glue_peft.recipe import Header, devices_and_batch, read_header
 from glue_peft.tables.published import PublishedRow, read_published
 from glue_peft.tables.published_seeds import published_runs
 from glue_peft.tables.reproduce import shown
+from glue_peft.tasks import TASKS
 
 FIELDS_FILE = Path(__file__).resolve().parent / "recipe_fields.tsv"
 ORDER = "randlora randlora_paper lora lora_scripts vera fourierft vblora unilora unilora_peft adalora".split()
-# Rows of GLUE's training sets, for the number of steps.
-TRAIN_ROWS = {
-    "cola": 8_551, "mnli": 392_702, "mrpc": 3_668, "qnli": 104_743, "qqp": 363_846, "rte": 2_490, "sst2": 67_349,
-    "stsb": 5_749,
-}  # fmt: skip
 FOREWORD = """# Papers' recipes
 
 For running a published GLUE experiment as it was run, and for knowing which of its values are certain: one section a
@@ -96,7 +92,7 @@ def cost(rows: list[dict[str, str]], header: Header) -> str:
     for row in rows:
         devices, batch = devices_and_batch(row["batch"])
         for task in row["tasks"].split(","):
-            of_task = -(-TRAIN_ROWS[task] // (devices * batch)) * int(row["epochs"])
+            of_task = -(-TASKS[task].train_rows // (devices * batch)) * int(row["epochs"])
             steps[row["model"]] = steps.get(row["model"], 0) + of_task * seeds
     runs = sum(len(row["tasks"].split(",")) for row in rows) * seeds
     by_model = ", ".join(f"{count:,} steps of {shown(model)}" for model, count in steps.items())
