@@ -49,6 +49,11 @@ WATCHING = "--load_best_model_at_end, --save_strategy best or a --lr_scheduler_t
 logger = logging.getLogger("run_glue")
 
 
+def has_warmup(args: TrainingArguments) -> bool:
+    """Say whether the learning rate's schedule begins with a warm-up."""
+    return args.lr_scheduler_type not in (SchedulerType.CONSTANT, *METRIC_SCHEDULERS)
+
+
 def watches_metric(args: TrainingArguments) -> bool:
     """Say whether anything in a run asks which of two evaluations is the better one."""
     is_asked = args.load_best_model_at_end or args.save_strategy == SaveStrategy.BEST
@@ -71,7 +76,7 @@ NEEDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a --lr_scheduler_type that isn't constant",
     ),
     "warmup_steps": (
-        lambda args: args.lr_scheduler_type not in (SchedulerType.CONSTANT, *METRIC_SCHEDULERS),
+        lambda args: args.warmup_steps == 0 or has_warmup(args),
         "a --lr_scheduler_type with a warm-up, as constant_with_warmup",
     ),
     "optim_target_modules": (

@@ -23,12 +23,12 @@ class GlueTask:
     sentence_keys: tuple[str, str | None]  # the columns of its texts
     metrics: tuple[str, ...]
     main_metric: str  # its results must have it, it picks an epoch, and it is reported
-    train_rows: int  # of nyu-mll/glue
     # The share of the most frequent label in the validation set (MNLI: matched, mismatched), counted in nyu-mll/glue.
     majority_shares: tuple[float, ...]
     leaderboard: tuple[LeaderboardFile, ...]
     # A label's name in nyu-mll/glue -> the leaderboard's spelling; None: a score.
     spellings: dict[str, str] | None
+    train_rows: int = 0  # of nyu-mll/glue; 0 where it isn't known
     validation_rows: tuple[int, ...] = ()  # of the sets of majority_shares; empty where they aren't known
     scores: tuple[float, float] | None = None  # the least and the most of a score; None: the labels are classes
 
