@@ -58,8 +58,8 @@ CASES = {
         for name, adapter in ADAPTERS.items()
         for how, flags in {
             "PEFT, padded": ["--no_unpad", "--no_fast_adapters"],
-            "ours, padded": [],
-            "ours, packed": [],
+            "ours, padded": ["--fast_adapters", "stacked"],
+            "ours, packed": ["--fast_adapters", "stacked"],
         }.items()
     },
 }
