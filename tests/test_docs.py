@@ -38,6 +38,7 @@ KINDS = (
     "benchmarks.",
     "pytest",
     "make ",
+    "pip ",
     "conda ",
     "hf ",
 )
@@ -193,6 +194,13 @@ def test_the_benchmarks_figure_is_drawn_from_committed_numbers(command, tmp_path
     *words, _ = shlex.split(command)[1:]
     done = subprocess.run([sys.executable, *words, tmp_path / "speed.png"], cwd=REPOSITORY, capture_output=True)
     assert done.returncode == 0 and (tmp_path / "speed.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("command", of_kind("pip "))
+def test_packages_have_the_version_in_use(command):
+    """What is downloaded is what is pinned."""
+    locked = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    assert [word for word in command.split() if "==" in word and word not in locked] == []
 
 
 @pytest.mark.parametrize("command", of_kind("make "))
