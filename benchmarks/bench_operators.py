@@ -165,6 +165,7 @@ class CountStep(TrainerCallback):
         """Wrap a collator, which works on the host, so that it isn't counted."""
 
         def collated(rows: list) -> Any:
+            """Collate rows uncounted."""
             self.counts.paused = True
             batch = collate(rows)
             self.counts.paused = False

@@ -63,6 +63,7 @@ class Waits(TrainerCallback):
         self.counting = contextlib.ExitStack()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the third step's waits, and stop the run where that is to be tried."""
         if state.global_step == 2:
             self.counting.enter_context(self.waiting("a step"))
         elif state.global_step == 3:
@@ -75,12 +76,14 @@ class Waits(TrainerCallback):
         collate, predict = trainer.data_collator, trainer.prediction_step
 
         def collate_uncounted(rows: list) -> Any:
+            """Collate rows uncounted."""
             self.counts.paused = True
             batch = collate(rows)
             self.counts.paused = False
             return batch
 
         def predict_counted(*args: Any, **kwargs: Any) -> Any:
+            """Predict a batch, and count its waits."""
             with self.waiting("a forward pass"):
                 return predict(*args, **kwargs)
 

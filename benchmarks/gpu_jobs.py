@@ -48,6 +48,7 @@ class CountUntil(TrainerCallback):
         self.steps = -1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Wait for the other runs after the warm-up, then count steps until the time is over."""
         if state.global_step < WARM_UP:
             return
         if state.global_step == WARM_UP:
@@ -77,6 +78,7 @@ def mixed_batches(collate: Callable[[list], Any], seed: int) -> Callable[[list],
     shares = [training_rows for training_rows, *_ in TASKS.values()]
 
     def collated(_: list) -> Any:
+        """Return a batch of one task, drawn by the tasks' sizes."""
         (task,) = drawn.choices(list(TASKS), shares)
         return collate(drawn.choices(rows[task], k=BATCH))
 

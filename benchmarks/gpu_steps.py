@@ -108,18 +108,22 @@ class Measure(TrainerCallback):
         self.random = random.Random(0)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Begin to measure."""
         next(self.training)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Go on measuring, and stop the training when all is measured."""
         control.should_training_stop = next(self.training, "ended") == "ended"
 
     def on_prediction_step(self, *_: Any, **__: Any) -> None:
+        """Go on measuring the evaluation."""
         next(self.evaluating, None)
 
     def around(self, collate: Callable[[list], Any]) -> Callable[[list], Any]:
         """Hand a collator rows of the wanted lengths, and don't count what it does on the host."""
 
         def collated(_: list) -> Any:
+            """Collate rows of the wanted lengths uncounted."""
             self.counts.paused = True
             batch = collate(self.random.choices(self.rows[self.lengths], k=BATCH))
             self.counts.paused = False

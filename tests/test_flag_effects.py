@@ -74,7 +74,8 @@ def test_a_flag_has_its_effect_or_is_refused(tiny, tmp_path, flags, message, men
 def test_defaults_may_be_written_out(tiny, tmp_path):
     """As in a file of all arguments."""
     flags = {"save_steps": 500, "eval_delay": 0, "warmup_steps": 0.06, "lr_scheduler_type": "constant"}
-    parse_arguments(arguments(tiny, tmp_path, **flags, optim="sgd", adam_beta1=0.9, adam_epsilon=1e-6))
+    *_, args = parse_arguments(arguments(tiny, tmp_path, **flags, optim="sgd", adam_beta1=0.9, adam_epsilon=1e-6))
+    assert (args.save_steps, args.warmup_steps, args.adam_beta1) == (500, 0.06, 0.9)
 
 
 def test_a_file_may_hold_the_accelerator_s_settings(tiny, tmp_path):

@@ -18,7 +18,8 @@ def test_a_card_tells_what_came_out_of_what(run, tiny):
     card = ModelCard.load(folder / "README.md")
     record = read(folder / "run.json")
     assert card.data.base_model == str(tiny / "roberta")
-    assert (card.data.datasets, card.data.license, card.data.library_name) == (["nyu-mll/glue"], "mit", "peft")
+    head = card.data.to_dict()
+    assert (head["datasets"], head["license"], head["library_name"]) == (["nyu-mll/glue"], "mit", "peft")
     scores = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert scores == {name: record["metrics"][f"eval_{name}"] for name in ("accuracy", "f1", "combined_score")}
     assert {result.dataset_config for result in card.data.eval_results} == {"mrpc"}
