@@ -10,6 +10,7 @@ from typing import Any
 
 from peft import PeftModel
 from peft.tuners.adalora import AdaLoraModel
+from peft.tuners.adalora.layer import AdaLoraLayer
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -68,14 +69,26 @@ def saving(model: PeftModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def task_loss_alone(model: PeftModel) -> Iterator[None]:
-    """Leave the orthogonal regularisation out of the loss, as an evaluation's loss is the task's."""
-    config = model.active_peft_config
+def as_saved(model: PeftModel) -> Iterator[None]:
+    """Evaluate what is saved, so that the same scores come from the file, to the bit: only the ranks in use.
+
+    The products of fewer columns are rounded otherwise. The orthogonal regularisation is left out: the loss of an
+    evaluation is the task's.
+    """
+    config, adapter, whole = model.active_peft_config, model.active_adapter, []
     weight, config.orth_reg_weight = config.orth_reg_weight, 0.0
+    for layer in (module for module in model.modules() if isinstance(module, AdaLoraLayer)):
+        if adapter in layer.lora_E:
+            a, e, b = (part[adapter] for part in (layer.lora_A, layer.lora_E, layer.lora_B))
+            in_use = (e.detach() != 0).view(-1)
+            whole += [(p, p.data) for p in (a, e, b)]
+            a.data, e.data, b.data = a.data[in_use], e.data[in_use], b.data[:, in_use].contiguous()
     try:
         yield
     finally:
         config.orth_reg_weight = weight
+        for parameter, data in whole:
+            parameter.data = data
 
 
 def make_usable(model: PeftModel) -> None:

@@ -302,8 +302,8 @@ class GlueTrainer(Trainer):
 
         A data loader draws a number whenever it starts: without the fork, looking at a run would change it.
         """
-        plain_loss = adalora.task_loss_alone if adalora.is_adalora(self.model) else contextlib.nullcontext
-        with plain_loss(self.model):
+        as_saved = adalora.as_saved if adalora.is_adalora(self.model) else contextlib.nullcontext
+        with as_saved(self.model):
             if eval_dataset is None:
                 return self.evaluate_in_training(ignore_keys)
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
