@@ -5,6 +5,8 @@ import json
 import sys
 import tarfile
 
+import pytest
+
 from benchmarks import peft_tests
 
 # Stands for PEFT's test files, two of them empty.
@@ -33,6 +35,7 @@ def test_hub():
 """
 
 
+@pytest.mark.slow
 def test_what_ends_differently_is_listed(tmp_path, monkeypatch, capsys):
     """Another method's case isn't run; one call had gradients; what fails on both sides is no difference."""
     with tarfile.open(tmp_path / "peft-0.tar.gz", "w:gz") as archive:

@@ -84,10 +84,10 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
 @pytest.mark.parametrize(
     ("adapter", "fast", "launcher"),
     [
-        ("lora", True, TORCHRUN),
+        pytest.param("lora", True, TORCHRUN, marks=pytest.mark.slow),
         ("randlora", True, TORCHRUN),
-        ("randlora", False, TORCHRUN),
-        ("vera", True, TORCHRUN),
+        pytest.param("randlora", False, TORCHRUN, marks=pytest.mark.slow),
+        pytest.param("vera", True, TORCHRUN, marks=pytest.mark.slow),
         ("randlora", True, ACCELERATE),
     ],
 )

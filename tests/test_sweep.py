@@ -419,8 +419,9 @@ def test_dry_run_lines_are_complete_for_gnu_parallel(world):
 
 
 def interruptible() -> None:
-    """Let Ctrl-C through, which is ignored where the tests run behind a `&`."""
+    """Let Ctrl-C and a hang-up through, which are ignored where the tests run behind a `&` or under nohup."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def start(world: Path, before: Callable[[], None] = interruptible, **variables: str) -> subprocess.Popen:

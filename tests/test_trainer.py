@@ -226,6 +226,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tiny, tmp_path):
     assert process.returncode == 75 and "stopped by SIGTERM after step " in errors and "SIGHUP" not in errors
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_when_one_is_asked_to(tiny, tmp_path):
     """The second rank gets the signal; both end after the same step, and the resumed run equals a whole one."""
     script = tmp_path / "signalled.py"
@@ -294,6 +295,7 @@ def test_other_errors_are_not_explained_away(tiny, tmp_path):
     assert str(explain_failure(cpu, args)).startswith("out of memory")
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_run_resumes_when_there_is_room(tiny, tmp_path, run):
     """A limit on the size of files stands for the disk: the weights fit, the optimizer's state does not."""
     flags = {"num_train_epochs": 2, "adapter_name": "none", "rank": None}
@@ -509,7 +511,7 @@ def test_no_token_is_on_disk(run, tmp_path):
     assert [str(path) for path in files if b"hf_Secret" in path.read_bytes()] == []
 
 
-@pytest.mark.parametrize("task", ["mrpc", "stsb"])
+@pytest.mark.parametrize("task", ["mrpc", pytest.param("stsb", marks=pytest.mark.slow)])
 def test_the_evaluation_loss_of_two_processes_is_the_mean_over_the_rows(run, tiny, tmp_path, task):
     """33 rows in batches of 8 a process: some rows only fill the last batch up, and none counts twice."""
     flags = {"task_name": task, "max_eval_samples": 33, "per_device_eval_batch_size": 8, "do_train": None}
