@@ -584,11 +584,13 @@ def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, embedded: i
     known, name = len(tokenizer), tokenizer.name_or_path
     if not 0.9 * embedded <= known <= embedded:
         raise UsageError(
-            f"--tokenizer_name {name}: the tokenizer has {known:,} tokens, the model {embedded:,} embeddings; they "
-            "don't belong together, or the folder lacks the tokenizer's files"
+            f"{name}: its tokenizer has {known:,} tokens, the model {embedded:,} embeddings; they don't belong together, "
+            "or the folder lacks the tokenizer's files; --tokenizer_name names another one"
         )
     if tokenizer.pad_token_id is None:
-        raise UsageError(f"--tokenizer_name {name}: the tokenizer has no padding token, which a batch of rows needs")
+        raise UsageError(
+            f"{name}: its tokenizer has no padding token, which a batch of rows needs; --tokenizer_name names another one"
+        )
 
 
 def agree_on_padding(
