@@ -566,7 +566,7 @@ def check_ranges(args: object) -> None:
         least = [] if low == -math.inf else [f"{'at least' if brackets[0] == '[' else 'above'} {low}"]
         most = (
             []
-            if high == MAX_BATCH
+            if high == MAX_BATCH and not value > high
             else ["finite"]
             if high == math.inf
             else [f"{'at most' if brackets[1] == ']' else 'below'} {high}"]

@@ -237,12 +237,16 @@ def check_names(where: str, config: PeftConfig, model: nn.Module) -> None:
         require(where, "modules_to_save", name, any(module.endswith(name) for module in names), model)
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, (list, set)):
+        everywhere = {"layers_to_transform": None, "layers_pattern": None}
+        for name in sorted(targets):
+            found = targeted(config, names, target_modules={name}, **everywhere)
+            require(where, "target_modules", name, found, model)
         patterns = getattr(config, "layers_pattern", None) or []
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             require(where, "layers_pattern", pattern, targeted(config, names, layers_pattern=[pattern]), model)
+        check_layers(where, config, names, model)
         for name in sorted(targets):
             require(where, "target_modules", name, targeted(config, names, target_modules={name}), model)
-    check_layers(where, config, names, model)
     adapted = targeted(config, names) if isinstance(targets, (list, set)) and targets else names
     for setting, patterns in vars(config).items():
         if setting.endswith("_pattern") and isinstance(patterns, dict):
@@ -287,8 +291,6 @@ def targeted(config: PeftConfig, names: Iterable[str], **changes: Any) -> list[s
 
 def check_layers(where: str, config: PeftConfig, names: list[str], model: nn.Module) -> None:
     """Raise UsageError for numbers of layers and names to exclude that fit none of the targeted modules."""
-    if not isinstance(getattr(config, "target_modules", None), (list, set)):
-        return
     numbers = getattr(config, "layers_to_transform", None)
     for number in [numbers] if isinstance(numbers, int) else numbers or []:
         found = targeted(config, names, layers_to_transform=[number])

@@ -138,6 +138,7 @@ def test_help_is_a_manual(capsys):
         ({"bf16_full_eval": True}, "--bf16_full_eval: the model itself would be rounded"),
         ({"adapter_path": "nowhere", "adapter_name": None, "rank": None}, "--adapter_path .*excludes --do_train"),
         ({"per_device_train_batch_size": 0}, "--per_device_train_batch_size 0: must be at least 1"),
+        ({"per_device_eval_batch_size": 10**12}, "--per_device_eval_batch_size 1000000000000: .*at most 2147483647"),
         ({"classifier_learning_rate": 0}, "--classifier_learning_rate 0.0: must be above 0"),
         ({"selection_fraction": 1}, "--selection_fraction 1.0: must be above 0 and below 1"),
         ({"selection_fraction": 0.001}, "--selection_fraction 0.001: 64 training rows can't be split so"),
@@ -269,7 +270,7 @@ def test_rows_that_nobody_asks_for_are_a_warning(tiny, tmp_path, caplog):
     assert "--max_predict_samples has no effect without --do_predict" in caplog.messages
     caplog.clear()
     parse_arguments(arguments(tiny, tmp_path, max_predict_samples=3, do_predict=True))
-    assert not caplog.messages
+    assert not any("has no effect" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize(

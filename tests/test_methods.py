@@ -147,6 +147,11 @@ LORA = method_matrix.LORA
         ({"target_modules": "nothing.*"}, ": "),
         ({"exclude_modules": ["key"]}, "exclude_modules: 'key' fits nothing"),
         ({"layers_to_transform": [0, 2]}, "layers_to_transform: 2 fits nothing"),
+        ({"layers_to_transform": [9]}, "layers_to_transform: 9 fits nothing"),
+        (
+            {"layers_to_transform": [1], "target_modules": ["query", "layer.0.attention.self.key"]},
+            "target_modules: 'layer.0.attention.self.key' fits nothing",
+        ),
         ({"rank_pattern": {"key": 2}}, "rank_pattern: 'key' fits nothing"),
         ({"alpha_pattern": {"layer.5.*query": 2}}, "alpha_pattern: 'layer.5.\\*query' fits nothing"),
         ({"target_parameters": ["query.wight"]}, "target_parameters: 'query.wight' fits nothing"),
