@@ -584,12 +584,12 @@ def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, embedded: i
     known, name = len(tokenizer), tokenizer.name_or_path
     if not 0.9 * embedded <= known <= embedded:
         raise UsageError(
-            f"{name}: its tokenizer has {known:,} tokens, the model {embedded:,} embeddings; they don't belong "
-            "together, or the folder lacks the tokenizer's files; --tokenizer_name names another one"
+            f"{name}: the tokenizer there has {known:,} tokens, the model {embedded:,} embeddings; they don't belong "
+            "together, or the folder lacks the tokenizer's files: --tokenizer_name says where the model's are"
         )
     if tokenizer.pad_token_id is None:
         raise UsageError(
-            f"{name}: its tokenizer has no padding token, which a batch needs; --tokenizer_name names another one"
+            f"{name}: the tokenizer there has no padding token, which a batch needs; --tokenizer_name takes another one"
         )
 
 

@@ -27,15 +27,15 @@ def state(folder: Path, flags: list[str]) -> tuple[str, str]:
         # Checkpoints from before there was a command.json are resumed, as they always were.
         return ("other", f"{RECORD_FILE} doesn't say by which arguments it was made") if ended else ("open", "")
     changed = differences(known, flags, {*ADDABLE, *GOES_WITH_ADDABLE})
-    added = additions(known, flags)
+    added, asked = additions(known, flags), given_flags(flags)
     if not added:
-        changed += [line for line in differences(known, flags, {*ADDABLE}) if line not in changed]
+        free = {*ADDABLE} | (set() if asked.get("do_predict") else {"max_predict_samples", "test_file"})
+        changed += [line for line in differences(known, flags, free) if line not in changed]
     if changed:
         during = ended and any(line.startswith("--eval_strategy ") for line in changed)
         return "other", ", ".join(changed) + "; a finished run can't be evaluated at its earlier epochs" * during
     if not ended:
         return "open", ""
-    asked = given_flags(flags)
     fault = fault_of_results(folder, record, asked | dict.fromkeys(added, None))
     if fault:
         return "broken", fault

@@ -41,6 +41,14 @@ def test_broken_results_are_run_again(tmp_path, name, content, expected):
     assert state(folder, [*FLAGS, "--rank", "8"])[0] == "other"  # broken or not, it isn't this run's
 
 
+def test_what_was_added_to_a_run_is_no_difference_for_who_does_not_ask(tmp_path):
+    """Predictions of so many rows; for who asks for predictions too, their number is one."""
+    more = [*FLAGS, "--do_predict", "--max_predict_samples", "5"]
+    folder = make_finished_run(tmp_path / "run", more)
+    assert state(folder, FLAGS) == ("finished", "") == state(folder, more)
+    assert state(folder, [*FLAGS, "--do_predict"]) == ("other", "no --max_predict_samples (the folder has 5)")
+
+
 def test_a_record_that_names_no_arguments_is_left_alone(tmp_path):
     """It may be anybody's."""
     (tmp_path / "run.json").write_text("{}")
