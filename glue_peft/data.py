@@ -209,7 +209,7 @@ def describe_task(
     labelled_rows = {name: raw_datasets[name] for name, _ in labelled}
     sentence_keys = text_columns(labelled_rows, data_args, sources)
     check_columns(raw_datasets, sentence_keys, sources, training_args.do_predict)
-    kept = {name: with_label(rows, sources[name]) for name, rows in labelled_rows.items()}
+    kept = without_hidden(labelled_rows, sources, data_args.task_name)
     dropped = {name: len(labelled_rows[name]) - len(rows) for name, rows in kept.items()}
     is_regression, label_list = kind_of_labels(kept, sources, data_args.task_name)
     first = kept[labelled[0][0]]
@@ -331,17 +331,31 @@ def is_blank(value: object, strictly: bool) -> bool:
     return value == "" or (strictly and isinstance(value, str) and not value.strip())
 
 
-def with_label(rows: datasets.Dataset, source: str) -> datasets.Dataset:
-    """Return the rows whose label isn't -1, GLUE's mark of a hidden one, where all others are whole numbers."""
-    distinct = {str(label) for label in rows.unique("label")}
-    others = {label for label in distinct if label.isascii() and label.isdigit()}
-    if "-1" not in distinct or distinct - others != {"-1"}:
-        return rows
-    kept = [index for index, label in enumerate(rows["label"]) if str(label) != "-1"]
-    if not kept:
-        raise UsageError(f"{source}: every label is -1, the mark of a hidden one: nothing to train or evaluate on")
-    logger.warning(f"{source}: {len(rows) - len(kept)} of {len(rows)} rows left out, as their label is -1 (hidden)")
-    return rows.select(kept)
+def without_hidden(
+    labelled: dict[str, datasets.Dataset], sources: dict[str, str], task_name: str | None
+) -> dict[str, datasets.Dataset]:
+    """Return the rows whose label isn't -1, GLUE's mark of a hidden one. Raises UsageError where a split has no other.
+
+    It is a label like others beside a single one (1 and -1), and beside numbers that aren't classes' (-2, 0.5).
+    """
+    distinct = {str(label) for rows in labelled.values() for label in rows.unique("label")}
+    others = distinct - {"-1"}
+    named = any(isinstance(rows.features["label"], datasets.ClassLabel) for rows in labelled.values())
+    is_numbered = all(label.isascii() and label.isdigit() for label in others)
+    is_worded = all(number_in(label) is None for label in others)
+    is_one_of_two = len(others) == 1 and task_name is None and not named
+    if "-1" not in distinct or is_one_of_two or not (is_numbered or is_worded):
+        return labelled
+    kept = {}
+    for split, rows in labelled.items():
+        indices = [index for index, label in enumerate(rows["label"]) if str(label) != "-1"]
+        where, hidden = sources[split], len(rows) - len(indices)
+        if not indices:
+            raise UsageError(f"{where}: every label is -1, the mark of a hidden one: nothing to train or evaluate on")
+        if hidden:
+            logger.warning(f"{where}: {hidden} of {len(rows)} rows left out, as their label is -1 (hidden)")
+        kept[split] = rows.select(indices) if hidden else rows
+    return kept
 
 
 def kind_of_labels(
@@ -589,7 +603,7 @@ def check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, embedded: i
         )
     if tokenizer.pad_token_id is None:
         raise UsageError(
-            f"{name}: the tokenizer there has no padding token, which a batch needs; --tokenizer_name takes another one"
+            f"{name}: the tokenizer there has no padding token, which a batch needs; give another as --tokenizer_name"
         )
 
 

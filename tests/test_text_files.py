@@ -90,11 +90,19 @@ def test_what_is_not_utf8_is_named(tmp_path):
 
 
 def test_hidden_labels_are_left_out_and_counted(tmp_path):
-    """-1 beside 0, 1, …; where it is one of two labels it is a class."""
+    """-1 beside 0, 1, … or beside words, over all files; where it is one of two labels it is a class."""
     task, rows = task_of(tmp_path, "sentence,label\na,0\nb,-1\nc,1\nd,-1\n")
     assert task.dropped_rows == {"train": 2, "validation": 2} and rows["train"]["sentence"] == ["a", "c"]
     task, _ = task_of(tmp_path, "sentence,label\na,pos\nb,-1\n")
     assert task.label_list == ("-1", "pos") and task.dropped_rows == {}
+    task, _ = task_of(tmp_path, "sentence,label\na,pos\nb,-1\nc,neg\n", "sentence,label\na,pos\nb,-1\n")
+    assert task.label_list == ("neg", "pos") and task.dropped_rows == {"train": 1, "validation": 1}
+    task, _ = task_of(tmp_path, "sentence,label\na,1\nb,-1\n", "sentence,label\na,1\n")
+    assert task.label_list == ("-1", "1") and task.dropped_rows == {}
+    task, _ = task_of(tmp_path, "sentence,label\na,-1\nb,-2\nc,-1\n")
+    assert task.label_list == ("-2", "-1") and task.dropped_rows == {}
+    with pytest.raises(UsageError, match="validation.csv: every label is -1"):
+        task_of(tmp_path, "sentence,label\na,0\nb,1\n", "sentence,label\na,-1\n")
 
 
 def test_columns_are_found_or_chosen(tmp_path):
