@@ -68,6 +68,8 @@ class OneLineParser(argparse.ArgumentParser):
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, with the next one where it only announces that; or its name."""
+    if isinstance(error, KeyError) and len(str(error).split()) == 1:
+        return f"{error} is missing"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 

@@ -68,6 +68,7 @@ NOT_ADALORAS = (
     "use_rslora",
     "velora_config",
 )
+FACTORS = ("alpha", "lora_alpha", "psoft_alpha", "randlora_alpha")  # by which methods multiply their update
 # PEFT writes both into every classifier's adapter, whatever its head is called.
 PEFTS_HEADS = ("classifier", "score")
 
@@ -93,6 +94,7 @@ def check_settings(where: str, content: dict[str, Any]) -> None:
         raise UsageError(f"{where}: init_lora_weights {init!r} can't be used here: {UNUSABLE_INITS[init]}")
     check_types(where, method, content)
     check_numbers(where, content)
+    check_sizes(where, method, content)
     check_loftq(where, content.get("loftq_config"), init)
     if content.get("layers_pattern") and content.get("layers_to_transform") in (None, []):
         raise UsageError(f"{where}: layers_pattern has no effect without layers_to_transform")
@@ -118,6 +120,22 @@ def check_numbers(where: str, content: dict[str, Any]) -> None:
             raise UsageError(f"{where}: {name} is {value}; it must be finite")
         elif name.endswith("dropout") and isinstance(value, int | float) and not 0 <= value < 1:
             raise UsageError(f"{where}: {name} is {value}; it must be at least 0 and below 1")
+
+
+def check_sizes(where: str, method: str, content: dict[str, Any]) -> None:
+    """Raise UsageError for a rank below 1 or a factor alpha of 0 or less, which leave nothing to train."""
+    settings = dict(content) if method != "OFT" else content | {"r": None}  # its 0: oft_block_size says it
+    for name in ("rank_pattern", "alpha_pattern"):
+        settings |= {f"{name}: {key}": value for key, value in (content.get(name) or {}).items()}
+    for name, value in settings.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if (name == "r" or name.startswith("rank_pattern")) and value < 1:
+            raise UsageError(f"{where}: {name} is {value}; it must be at least 1")
+        if (
+            name in ("alpha", "lora_alpha", "randlora_alpha", "psoft_alpha") or "alpha_pattern" in name
+        ) and value <= 0:
+            raise UsageError(f"{where}: {name} is {value}; it must be above 0")
 
 
 def check_loftq(where: str, settings: dict[str, Any] | None, init: object) -> None:

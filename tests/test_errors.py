@@ -11,6 +11,7 @@ from glue_peft.errors import (
     UsageError,
     as_usage_error,
     fault_of_path,
+    first_line,
     run_script,
 )
 
@@ -93,3 +94,18 @@ def test_why_a_path_is_no_file_or_folder(tmp_path):
         ("\0", "file", "can't be read: "),
     ):
         assert str(fault_of_path(tmp_path / name, wanted)).startswith(fault), name
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a\nb"), "a"),
+        (ValueError("because:\nb"), "because: b"),
+        (KeyError("classifier.bias"), "'classifier.bias' is missing"),
+        (KeyError("x not found in ['y']"), "\"x not found in ['y']\""),
+        (RuntimeError(), "RuntimeError"),
+    ],
+)
+def test_the_first_line_of_an_error_says_something(error, line):
+    """A KeyError is only the name of what isn't there."""
+    assert first_line(error) == line

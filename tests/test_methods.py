@@ -123,7 +123,6 @@ LORA = method_matrix.LORA
         ({"modules_to_save": ["pool"]}, "modules_to_save: 'pool' fits nothing"),
         ({"bias": "lora"}, "bias is 'lora'; allowed: 'none', 'all', 'lora_only'"),
         ({"r": "8"}, "r is '8'; allowed: a whole number"),
-        ({"r": 0}, "`r` should be a positive integer"),
         ({"r": 2.5}, "r is 2.5; allowed: a whole number"),
         ({"lora_alpha": math.inf}, "lora_alpha is inf; it must be finite"),
         ({"lora_dropout": math.nan}, "lora_dropout is nan; it must be finite"),
@@ -145,6 +144,10 @@ LORA = method_matrix.LORA
         ({"target_modules": ["query", "classifier"]}, "target_modules: 'classifier' fits nothing"),
         ({"target_modules": [1]}, "target_modules is \\[1\\]; allowed: a list of a string or a string or null"),
         ({"target_modules": "nothing.*"}, ": "),
+        ({"r": 0}, "r is 0; it must be at least 1"),
+        ({"rank_pattern": {"query": -1}}, "rank_pattern: query is -1; it must be at least 1"),
+        ({"lora_alpha": 0}, "lora_alpha is 0; it must be above 0"),
+        ({"alpha_pattern": {"query": 0}}, "alpha_pattern: query is 0; it must be above 0"),
         ({"exclude_modules": ["key"]}, "exclude_modules: 'key' fits nothing"),
         ({"layers_to_transform": [0, 2]}, "layers_to_transform: 2 fits nothing"),
         ({"layers_to_transform": [9]}, "layers_to_transform: 9 fits nothing"),
@@ -158,7 +161,7 @@ LORA = method_matrix.LORA
         ({"trainable_token_indices": [40]}, "trainable_token_indices: 40; allowed are 0 to 39"),
         ({"trainable_token_indices": {"words": [4]}}, "trainable_token_indices: 'words' fits nothing"),
         ({"task_type": "CAUSAL_LM"}, "task_type is 'CAUSAL_LM'; allowed: 'SEQ_CLS'"),
-        ({"lora_alpha": 0}, "does nothing on BertForSequenceClassification: it gets no gradient"),
+        ({"lora_alpha": 1e-300}, "does nothing on BertForSequenceClassification: it gets no gradient"),
         ({"rank": 4}, "LORA has no setting rank"),
         ({"peft_type": None}, "peft_type is None"),
         ({"peft_type": 5}, "peft_type is 5"),
@@ -221,6 +224,8 @@ def damage(folder: Path, what: str) -> None:
     name = min(name for name in weights if "lora_B" in name)
     if what == "missing":
         del weights[name]
+    elif what == "no head":
+        del weights["base_model.model.classifier.bias"]
     elif what == "unexpected":
         weights["base_model.model.bert.extra"] = torch.zeros(2)
     elif what == "shape":
@@ -267,6 +272,15 @@ def test_a_damaged_adapter_is_refused(what, trained, run, tiny, tmp_path):
         run("a", adapter_path=folder, do_train=None, adapter_name=None, rank=None, **flags)
     with pytest.raises(UsageError, match=f"--init_adapter_from {folder}: .*({MESSAGES[what]})"):
         run("b", init_adapter_from=folder, **flags)
+
+
+def test_an_adapter_without_its_head_is_a_start_but_no_result(trained, run, tiny, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
+    damage(folder, "no head")
+    flags = {"model_name_or_path": tiny / "bert"}
+    with pytest.raises(UsageError, match=f"--adapter_path {folder}: 'base_model.model.classifier.bias' is missing"):
+        run("a", adapter_path=folder, do_train=None, adapter_name=None, rank=None, **flags)
+    run("b", init_adapter_from=folder, max_steps=1, **flags)
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(trained, run, tiny, tmp_path):
