@@ -183,11 +183,11 @@ def load_config(
     model_args: ModelArguments, adapter_args: AdapterArguments, task: Task
 ) -> tuple[PreTrainedConfig, list[int] | None]:
     """Load the model's config with the task's labels, and the model's output for each label (None: regression)."""
-    name = model_args.config_name or model_args.model_name_or_path
-    saved = adapter_args.adapter_path
+    flag = "model_name_or_path" if model_args.config_name is None else "config_name"
+    name, saved = getattr(model_args, flag), adapter_args.adapter_path
     if saved is not None and (Path(saved) / "config.json").is_file():
-        name = saved
-    with as_usage_error(f"--model_name_or_path {name}"):
+        flag, name = "adapter_path", saved
+    with as_usage_error(f"--{flag} {name}"):
         config = AutoConfig.from_pretrained(name, **hub_arguments(model_args))
     names = [str(label) for label in task.label_list]
     own_order = order_of_labels(config.label2id, names)
@@ -223,9 +223,10 @@ def hub_arguments(model_args: ModelArguments) -> dict[str, Any]:
 
 def load_tokenizer(model_args: ModelArguments) -> transformers.PreTrainedTokenizerBase:
     """Load the tokenizer."""
-    name = model_args.tokenizer_name or model_args.model_name_or_path
     flag = "model_name_or_path" if model_args.tokenizer_name is None else "tokenizer_name"
-    with as_usage_error(f"--{flag} {name}, its tokenizer"):
+    name = getattr(model_args, flag)
+    hints = {"backend tokenizer": " … the tokenizer's files are not there, or a package that they need"}
+    with as_usage_error(f"--{flag} {name}, its tokenizer", hints):
         return AutoTokenizer.from_pretrained(name, use_fast=model_args.use_fast_tokenizer, **hub_arguments(model_args))
 
 

@@ -690,7 +690,7 @@ def check_adapter_arguments(
         merged = Path(os.path.realpath(adapter_args.save_merged))
         if merged == Path(os.path.realpath(training_args.output_dir)):
             raise UsageError("--save_merged: needs a folder of its own, not --output_dir")
-        if any(path.is_file() for path in (merged, *merged.parents)):
+        if any(os.path.isfile(path) for path in (merged, *merged.parents)):
             raise UsageError(f"--save_merged {adapter_args.save_merged}: is a file or below one, not a folder")
 
 
@@ -768,6 +768,9 @@ def check_folders(
     for name, folder in (("output_dir", training_args.output_dir), ("save_merged", merged or "")):
         if not is_utf8(folder):
             raise UsageError(f"--{name} {folder}: the path is not UTF-8, and tokenizers can't be saved to it")
+        fault = fault_of_path(folder, "folder") if folder else None
+        if fault not in (None, "no such folder"):
+            raise UsageError(f"--{name} {folder}: {fault}")
     for args, names in (
         (model_args, ("model_name_or_path", "config_name", "tokenizer_name")),
         (adapter_args, ("adapter_path", "init_adapter_from")),

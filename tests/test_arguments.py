@@ -132,6 +132,9 @@ def test_help_is_a_manual(capsys):
         ({"model_name_or_path": __file__}, f"--model_name_or_path {__file__}: is a file, not a folder"),
         ({"tokenizer_name": __file__}, f"--tokenizer_name {__file__}: is a file, not a folder"),
         ({"config_name": "/no/such/config"}, "--config_name /no/such/config: no such folder"),
+        ({"config_name": REPOSITORY / "docs"}, "--config_name .*docs: .*model_type"),
+        ({"tokenizer_name": REPOSITORY / "docs"}, "--tokenizer_name .*docs, its tokenizer: .*files are not there"),
+        ({"output_dir": "a" * 300}, "--output_dir a*: can't be read: File name too long"),
         ({"model_revision": "v1"}, "--model_revision v1 has no effect on a folder"),
         ({"cache_dir": __file__}, f"--cache_dir {__file__}: can't be written"),
         ({"fsdp_config": "{"}, "--fsdp_config: its checkpoints"),
@@ -176,6 +179,8 @@ def test_help_is_a_manual(capsys):
         ({"batch_eval_metrics": "True"}, "--batch_eval_metrics: a task's metric is of the entire set"),
         ({"save_merged": __file__}, "--save_merged .*: is a file or below one"),
         ({"save_merged": f"{__file__}/merged"}, "--save_merged .*: is a file or below one"),
+        ({"save_merged": "a" * 300}, "--save_merged a*: can't be read: File name too long"),
+        ({"save_merged": "/dev/null"}, "--save_merged /dev/null: is a pipe, socket or device, not a folder"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
