@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glue_peft.errors import UsageError
-from glue_peft.flags import MAX_SEED, given_flags
+from glue_peft.flags import ADAPTER_FLAGS, MAX_SEED, given_flags, without
 from glue_peft.recipe import devices_and_batch, read_header
+from glue_peft.run_folder import SEARCH
 from glue_peft.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -27,6 +28,7 @@ INSTEAD = {  # flags that name the run, so that the grid sets them
     "model_name_or_path": "MODELS",
     "adapter_name": "ADAPTERS",
     "rank": "ADAPTERS, as in ADAPTERS=lora:8,",
+    "adapter_config": "ADAPTERS, as in ADAPTERS=path/to/hra.json,",
     "task_name": "TASKS",
     "seed": "SEEDS",
     "output_dir": "RESULTS or TAG",
@@ -61,15 +63,17 @@ MISSPELT = {
     "SEARCH_SEED": "SEARCH_SEEDS",
 }
 LONGEST_RANGE = 10_000
+# Flags of a recipe's row that are of its adapter alone: one from a file does without them.
+OF_ONE_ADAPTER = (*ADAPTER_FLAGS, "adapter_config", "learning_rates")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a recipe's row has to run: its values for a model and an adapter as ADAPTERS has it, on some tasks."""
+    """What a recipe's row has to run: its values for a model and an adapter, on some tasks."""
 
-    row: dict[str, str]
+    row: dict[str, str]  # with the adapter that is run
+    values_of: str  # the adapter whose row it is in the recipe
     model: str
-    adapter: str
     tasks: tuple[str, ...]
 
 
@@ -113,7 +117,7 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
             raise UsageError(f"{name}: goes with TUNE=1")
     seeds = seeds_of_list("SEEDS", settings.get("SEEDS") or read_header(recipe_of(settings)).seeds)
     return without_repeats(
-        make_run(choice.row, choice.model, choice.adapter, seed, task, settings, flags)
+        make_run(choice.row, choice.model, seed, task, settings, flags)
         for choice in choices
         for seed in seeds
         for task in choice.tasks
@@ -137,7 +141,6 @@ def read_choices(settings: Mapping[str, str], flags: list[str]) -> list[Choice]:
 
     Raises UsageError where a value would be guessed.
     """
-    check_names(settings)
     check_numbers(settings)
     recipe = recipe_of(settings)
     rows = read_recipe(recipe)
@@ -157,11 +160,11 @@ def read_choices(settings: Mapping[str, str], flags: list[str]) -> list[Choice]:
         tasks_of_row = [task for task in wanted["TASKS"] if task in served or serves(served[0], task, tasks)]
         for model, item in itertools.product(
             [model for model in wanted["MODELS"] if serves(row["model"], model, models)],
-            [item for item in wanted["ADAPTERS"] if serves(row["adapter"], item.partition(":")[0], adapters)],
+            [item for item in wanted["ADAPTERS"] if serves(row["adapter"], name_of(item), adapters)],
         ):
             if tasks_of_row:
                 check_row(row, recipe, settings)
-                choices.append(Choice(row, model, item, tuple(tasks_of_row)))
+                choices.append(Choice(with_adapter(row, item), row["adapter"], model, tuple(tasks_of_row)))
     return choices
 
 
@@ -200,6 +203,36 @@ def distinct(rows: list[dict[str, str]], column: str) -> list[str]:
 def serves(value: str, item: str, known: list[str]) -> bool:
     """Say whether a row with this value is for an item; one that the recipe doesn't know gets its first value's."""
     return item == value or (item not in known and [value] == known[:1])
+
+
+def name_of(adapter: str) -> str:
+    """Return an item of ADAPTERS without its rank; the path of a PEFT config file is one whole."""
+    return adapter if is_file(adapter) else adapter.partition(":")[0]
+
+
+def is_file(adapter: str) -> bool:
+    """Say whether an item of ADAPTERS is the path of a PEFT config file, and no method's name."""
+    return adapter.endswith(".json")
+
+
+def with_adapter(row: dict[str, str], adapter: str) -> dict[str, str]:
+    """Return a recipe's row with an adapter as ADAPTERS has it: its own, with another rank, none, or a file's."""
+    if is_file(adapter):
+        own = without(words_of(row["flags"]), *OF_ONE_ADAPTER)
+        return row | {
+            "adapter": Path(adapter).stem,
+            "rank": "-",
+            "flags": shlex.join([*own, "--adapter_config", adapter]),
+        }
+    name, colon, rank = adapter.partition(":")
+    if colon and "--adapter_config" in row["flags"]:
+        raise UsageError(f"ADAPTERS: {name} has its settings in a file, not as a rank")
+    return row | {"adapter": name, "rank": "-" if name == "none" else rank or row["rank"]}
+
+
+def words_of(flags: str) -> list[str]:
+    """Return the words of a recipe's column `flags`."""
+    return [] if flags == "-" else shlex.split(flags)
 
 
 def items_of(text: str) -> list[str]:
@@ -260,10 +293,14 @@ def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:
 def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: bool) -> None:
     """Refuse adapters without values in the recipe, and ranks that are none; `has_rate`: the recipe's isn't used."""
     for item in wanted:
+        if is_file(item):
+            if not re.fullmatch(r"[^.{}][^{}]*", Path(item).stem) or Path(item).stem == SEARCH:
+                raise UsageError(f"ADAPTERS: {item}: its runs' folder can't be called {Path(item).stem}")
+            continue
         name, colon, rank = item.partition(":")
         if name not in known and item != "none":
-            allowed = f"allowed are {' '.join(known)}, as in lora:8, and with randlora none"
-            raise UsageError(f"ADAPTERS: no {item} in {recipe}; {allowed}")
+            allowed = f"{' '.join(known)}, as in lora:8, a PEFT config file's path (.json), and with randlora none"
+            raise UsageError(f"ADAPTERS: no {item} in {recipe}; allowed are {allowed}")
         if colon and (name == "none" or not re.fullmatch("[1-9][0-9]*", rank)):
             raise UsageError(f"ADAPTERS: {item} is not <adapter>:<rank>")
         if name in known:
@@ -335,21 +372,14 @@ def check_row(row: dict[str, str], recipe: str, settings: Mapping[str, str]) -> 
 
 
 def make_run(
-    row: dict[str, str], model: str, adapter: str, seed: str, task: str, settings: Mapping[str, str], flags: list[str]
+    row: dict[str, str], model: str, seed: str, task: str, settings: Mapping[str, str], flags: list[str]
 ) -> Run:
-    """Return the run of a recipe's row for one model, adapter (lora or lora:8), seed and task."""
-    name, colon, rank = adapter.partition(":")
-    method = ["--adapter_name", name]
-    if "--adapter_config" in row["flags"]:
-        if colon:
-            raise UsageError(f"ADAPTERS: {name} has its settings in a file, not as a rank")
-        method = []
-    elif name != "none":
-        method += ["--rank", rank or row["rank"]]
-    own = [] if row["flags"] == "-" else shlex.split(row["flags"])
+    """Return the run of a recipe's row, with its adapter as it is to be run, for one model, seed and task."""
+    own, name, rank = words_of(row["flags"]), row["adapter"], row["rank"].removeprefix("-")
+    method = [] if "--adapter_config" in own else ["--adapter_name", name]
+    method += ["--rank", rank] if method and rank else []
     size = SIZES.get(model, f"_{os.path.basename(model.rstrip('/'))}")
-    method_name = name if name == "none" else f"{name}{rank or row['rank']}"
-    parent = f"{root_of(settings)}/{method_name}{size}{settings.get('TAG', '')}/{seed}"
+    parent = f"{root_of(settings)}/{name}{rank}{size}{settings.get('TAG', '')}/{seed}"
     command = [python_of(settings), f"{prefix()}run_glue.py"]
     command += ["--model_name_or_path", model, "--task_name", task, "--do_train", "--do_eval"]
     devices, batch = devices_and_batch(row["batch"])

@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from glue_peft.errors import UsageError
-from glue_peft.flags import FlagKind, given_flags, kind_of
+from glue_peft.flags import FlagKind, given_flags, kind_of, without
 from glue_peft.grid import (
     COLUMNS,
     VARIABLES,
@@ -31,7 +31,6 @@ from glue_peft.grid import (
     seeds_of_list,
     without_repeats,
 )
-from glue_peft.preflight import without
 from glue_peft.run_folder import SEARCH, TUNED_RECIPE, atomic_write
 from glue_peft.run_state import state
 from glue_peft.sweep_messages import as_ranges
@@ -184,7 +183,7 @@ def final_run(
 ) -> Run:
     """Return the run of a model, adapter and task with a rate, on all training rows."""
     row = choice.row | {"learning_rate": rate_text(rate)}
-    return make_run(row, choice.model, choice.adapter, seed, task, settings, flags)
+    return make_run(row, choice.model, seed, task, settings, flags)
 
 
 def trial_of(run: Run, rate: Decimal) -> Trial | None:
@@ -284,13 +283,11 @@ def write_recipe(tuning: Tuning, settings: Mapping[str, str], flags: list[str]) 
     moving = [*without(flags, *(name for name in given_flags(flags) if kind_of(name) is not FlagKind.MOVES_SCORES))]
     place = os.path.dirname(recipe_of(settings)) or "."
     for cell, found in zip(tuning.cells, tuning.chosen, strict=True):
-        row, (name, _, rank) = cell.choice.row, cell.choice.adapter.partition(":")
+        row = cell.choice.row
         words = [word.replace("{recipes}", place) for word in shlex.split(row["flags"]) if word != "-"]
         changed = {
-            "adapter": name,
             "model": cell.choice.model,
             "tasks": cell.task,
-            "rank": "-" if name == "none" else rank or row["rank"],
             "learning_rate": rate_text(found.rate),
             "flags": shlex.join([*words, *moving]) or "-",
             "source": origin(cell, found),

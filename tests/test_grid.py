@@ -13,6 +13,7 @@ from sweep_helpers import dry_run as dry_run_lines
 
 import run_glue
 from glue_peft import grid
+from glue_peft.flags import ADAPTER_FLAGS, without
 
 
 def dry_run(*flags: str, **variables: str) -> list[list[str]]:
@@ -153,6 +154,11 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
             [],
             "ADAPTERS: fourierft has its settings in a file",
         ),
+        ({"ADAPTERS": "a/hra.json b/hra.json"}, [], "two runs would share finetuned_results/hra/1/"),
+        ({"ADAPTERS": "my/search.json"}, [], "ADAPTERS: my/search.json: its runs' folder can't be called search"),
+        ({"ADAPTERS": "..json"}, [], r"ADAPTERS: \.\.json: its runs' folder can't be called \.$"),
+        ({"ADAPTERS": "hra.json:8"}, [], "ADAPTERS: no hra.json:8 .*, a PEFT config file's path"),
+        ({}, ["--adapter_config", "hra.json"], "--adapter_config: set ADAPTERS, as in ADAPTERS=path/to/hra.json, "),
         ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
         ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
         ({"MPS": "2"}, [], "MPS: 2 is neither 0 nor 1"),
@@ -234,6 +240,40 @@ def test_a_recipe_given_by_path_names_files_beside_it(tmp_path):
     assert commands[0][commands[0].index("--adapter_config") + 1] == f"{tmp_path}/own.json"
     assert commands[1][commands[1].index("--lr_scheduler_kwargs") + 1] == '{"a": 1}'
     assert "-" not in commands[2] and commands[2][-2:] == ["finetuned_results/none_mine/1/rte", "--resume"]
+
+
+def test_an_adapter_from_a_file_is_a_row_beside_the_recipe_s():
+    """Its folder is the file's name; it takes the first adapter's row, without what is of that adapter alone."""
+    variables = {"ADAPTERS": "lora my/hra.json", "TASKS": "rte", "SEEDS": "1", "MODELS": "FacebookAI/roberta-base"}
+    done = train_all(DRY_RUN="1", **variables)
+    hra, lora = (shlex.split(line) for line in done.stdout.splitlines())  # in the order of the recipe's rows
+    assert hra[-4:] == ["1", "--output_dir", "finetuned_results/hra/1/rte", "--resume"] and "--rank" in lora
+    method = hra.index("--adapter_config")
+    assert hra[method + 1] == "my/hra.json" and not {"--rank", "--adapter_name"} & {*hra}
+    shared = lora.index("--adapter_name")
+    assert hra[:method] == lora[:shared] and "--fp16" in hra
+    assert done.stderr == (
+        "train_all.sh: hra takes the row of randlora in recipes/randlora.tsv, also its learning rate, 1e-4; "
+        "--learning_rate or TUNE=1 for another one\n"
+    )
+    given = train_all("--learning_rate", "3e-3", DRY_RUN="1", **variables)
+    assert given.stderr.endswith("recipes/randlora.tsv, but for the learning rate, 0.003\n")
+
+
+@pytest.mark.parametrize("recipe", ["lora", "vera", "fourierft", "unilora", "adalora", "vblora", "randlora_paper"])
+def test_an_adapter_from_a_file_goes_with_every_recipe(recipe, tmp_path):
+    """What no adapter from a file may have (alpha, rates by its parameters' names) is left out, all else stays."""
+    (tmp_path / "hra.json").write_text('{"peft_type": "HRA"}')
+    variables = {"RECIPE": recipe, "MODELS": "FacebookAI/roberta-base", "TASKS": "rte", "SEEDS": "1"}
+    (command,) = dry_run(**variables, ADAPTERS=f"{tmp_path}/hra.json", RESULTS=str(tmp_path))
+    its_own = {"--adapter_name", "--learning_rates", "--init_adapter_from", *map("--{}".format, ADAPTER_FLAGS)}
+    first = dry_run(**variables, RESULTS=str(tmp_path))[0]
+    words = {word for word in first if word.startswith("--")} - its_own - {"--adapter_config"}
+    assert words == {word for word in command if word.startswith("--")} - {"--init_adapter_from", "--adapter_config"}
+    flags = [*without(command[2:], "init_adapter_from", "fp16")]
+    _, _, adapter, training = run_glue.parse_arguments(flags)
+    assert adapter.adapter_config == f"{tmp_path}/hra.json"
+    assert training.learning_rate == float(first[first.index("--learning_rate") + 1])
 
 
 def test_a_rank_is_for_its_own_adapter_alone():

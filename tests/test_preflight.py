@@ -96,7 +96,7 @@ def test_an_adapter_s_file_is_read(content, message, tmp_path: Path, monkeypatch
     if content is not None:
         path.write_text(content)
     settings = LORA | {"RECIPE": "fourierft", "TASKS": "rte", "SEEDS": "1"}
-    (command,) = commands_of(settings, "--adapter_config", str(path))
+    (command,) = commands_of(settings | {"ADAPTERS": str(path)})
     (line,) = answer([command], monkeypatch, capsys)
     assert line.startswith(f"--adapter_config {path}: ") and message in line
     assert answer(commands_of(settings), monkeypatch, capsys) == []

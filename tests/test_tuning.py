@@ -314,6 +314,22 @@ def test_the_chosen_rates_are_a_recipe_that_gives_the_final_runs(tmp_path, monke
     assert Path("out/tuned.tsv").stat().st_mtime_ns == before
 
 
+def test_an_adapter_from_a_file_is_tuned_like_any_other(tmp_path, monkeypatch):
+    """Around the first row's rate, in folders of the file's name; the recipe written names the file."""
+    monkeypatch.chdir(tmp_path)
+    variables = {"ADAPTERS": "lora my/hra.json", "RESULTS": "out", "LEARNING_RATES": "", "RATE_FACTORS": "1 3 10"}
+    now = end_searches(Path("out"), best_at(lora4=3e-4, hra=3e-4), **variables)
+    assert {run.row for run in now.search} == {
+        f"{row}_lr{rate}" for row in ("lora4", "hra") for rate in ("1e-4", "3e-4", "1e-3")
+    }
+    tuning.write_recipe(now, {"RESULTS": "out"}, [])
+    written = {row["adapter"]: row for row in read_recipe("out/tuned.tsv")}
+    assert written["hra"]["flags"] == "--fp16 --adapter_config my/hra.json" and written["hra"]["rank"] == "-"
+    again = read_grid({"RECIPE": "out/tuned.tsv", "RESULTS": "out", "SEEDS": "1-2"}, [])
+    assert {run.folder: {*run.flags} for run in again} == {run.folder: {*run.flags} for run in now.final}
+    assert {run.row for run in again} == {"lora4", "hra"}
+
+
 def test_status_names_the_next_array(tmp_path):
     """The search's runs, then those of the extended grid, then the final ones."""
     chosen = {"MODELS": BASE, "ADAPTERS": "lora vera", "TASKS": "rte", "SEEDS": "1-2", "SEARCH_SEEDS": "101-102"}
