@@ -63,6 +63,7 @@ MISSPELT = {
     "SEARCH_SEED": "SEARCH_SEEDS",
 }
 LONGEST_RANGE = 10_000
+OWN_DATA = ("train_file", "dataset_name")  # flags that bind a name in TASKS to other data than GLUE's
 # Flags of a recipe's row that are of its adapter alone: one from a file does without them.
 OF_ONE_ADAPTER = (*ADAPTER_FLAGS, "adapter_config", "learning_rates")
 
@@ -153,7 +154,7 @@ def read_choices(settings: Mapping[str, str], flags: list[str]) -> list[Choice]:
     check_flags(settings, flags)
     has_rate = "learning_rate" in given_flags(flags) or bool(settings.get("LEARNING_RATES"))
     check_adapters(wanted["ADAPTERS"], adapters, recipe, has_rate)
-    check_tasks(wanted["TASKS"], tasks, recipe, rows)
+    check_tasks(wanted["TASKS"], tasks, recipe, rows, flags)
     choices = []
     for row in rows:
         served = row["tasks"].split(",")
@@ -192,6 +193,11 @@ def read_recipe(path: str) -> list[dict[str, str]]:
         if None in row or not all(row.get(column) for column in COLUMNS):
             name = f"{row.get('adapter')}, {row.get('tasks')}"
             raise UsageError(f"{path}: the row of {name} needs {len(COLUMNS)} columns, none of them empty")
+        try:
+            words_of(row["flags"])
+        except ValueError as error:
+            name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
+            raise UsageError(f"{path}: the flags in the row of {name} can't be read: {error}") from None
     return rows
 
 
@@ -313,13 +319,29 @@ def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: b
             )
 
 
-def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]]) -> None:
-    """Refuse tasks that are none of GLUE's, and those for which the recipe's values may not hold."""
+def check_tasks(
+    wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]], flags: list[str]
+) -> None:
+    """Refuse tasks that are neither GLUE's nor bound to files, and those for which the recipe has no values."""
+    binding = next((f"--{name}" for name in given_flags(flags) if name in OWN_DATA), "")
+    bound = {task for row in rows if own_data(words_of(row["flags"])) for task in row["tasks"].split(",")}
     for task in wanted:
-        if task not in TASKS:
-            raise UsageError(f"TASKS: unknown task {task}; allowed are {' '.join(sorted(TASKS))}")
+        if binding and (task in TASKS or len(wanted) > 1):
+            raise UsageError(f"{binding}: set TASKS to one name for these data, as in TASKS=messages, not GLUE's")
+        if task in bound and task in TASKS:
+            raise UsageError(f"{recipe}: the row of {task} has data of its own; give them a name that isn't GLUE's")
+        if task not in TASKS and not (binding or task in bound):
+            glue = " ".join(sorted(TASKS))
+            raise UsageError(f"TASKS: unknown task {task}; allowed are {glue}, or one name with --train_file FILE")
+        if not re.fullmatch(r"[A-Za-z_][\w.-]*", task):
+            raise UsageError(f"TASKS: {task} is no name for a folder: letters, digits, _, - and dots")
         if task not in known and "," not in rows[0]["tasks"]:
             raise UsageError(f"TASKS: {recipe} has no values for {task}; it has {' '.join(known)}")
+
+
+def own_data(flags: list[str]) -> bool:
+    """Say whether flags name data of one's own."""
+    return any(name in OWN_DATA for name in given_flags(flags))
 
 
 def seeds_of_list(variable: str, text: str) -> list[str]:
@@ -357,12 +379,8 @@ def range_of(item: str) -> list[str] | None:
 def check_row(row: dict[str, str], recipe: str, settings: Mapping[str, str]) -> None:
     """Refuse a row of the recipe with a ?, as a guess would pass for the paper's; and without TUNE a list of rates."""
     name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
-    try:
-        flags = shlex.split(row["flags"])
-    except ValueError as error:
-        raise UsageError(f"{recipe}: the flags in the row of {name} can't be read: {error}") from None
     unknown = [name for name in COLUMNS[:8] if row[name] == "?"]
-    unknown += [name for name, value in itertools.pairwise(flags) if value == "?"]
+    unknown += [name for name, value in itertools.pairwise(words_of(row["flags"])) if value == "?"]
     if len(items_of(row["learning_rate"])) > 1 and not settings.get("TUNE"):
         raise UsageError(f"{recipe}: the row of {name} has several learning rates, to be chosen among with TUNE=1")
     if unknown:
@@ -381,7 +399,8 @@ def make_run(
     size = SIZES.get(model, f"_{os.path.basename(model.rstrip('/'))}")
     parent = f"{root_of(settings)}/{name}{rank}{size}{settings.get('TAG', '')}/{seed}"
     command = [python_of(settings), f"{prefix()}run_glue.py"]
-    command += ["--model_name_or_path", model, "--task_name", task, "--do_train", "--do_eval"]
+    command += ["--model_name_or_path", model, *([] if own_data([*own, *flags]) else ["--task_name", task])]
+    command += ["--do_train", "--do_eval"]
     devices, batch = devices_and_batch(row["batch"])
     command += ["--max_seq_length", row["length"], "--per_device_train_batch_size", str(batch)]
     command += ["--gradient_accumulation_steps", str(devices)] if devices > 1 else []

@@ -31,10 +31,12 @@ from glue_peft.grid import (
     seeds_of_list,
     without_repeats,
 )
+from glue_peft.recipe import COLUMNS_LINE
 from glue_peft.run_folder import SEARCH, TUNED_RECIPE, atomic_write
 from glue_peft.run_state import state
 from glue_peft.sweep_messages import as_ranges
 from glue_peft.tables.search import Chosen, Trial, choose, rate_text, read_trial
+from glue_peft.tasks import TASKS
 
 RATE_FACTORS = "0.1 0.3 1 3 10"
 SEARCH_SEEDS = "101-103"
@@ -267,6 +269,8 @@ def origin(cell: Cell, found: Chosen) -> str:
         "none has a score"
         if found.mean is None
         else f"best mean without a collapse on held-out rows, {100 * found.mean:.1f}"
+        if found.mean >= 0 or cell.task in TASKS
+        else f"least mean squared error on held-out rows, {-found.mean:.4g}"
     )
     text = f"{mean}; rates {rates}, seeds {seeds}"
     if found.collapsed:
@@ -293,9 +297,8 @@ def write_recipe(tuning: Tuning, settings: Mapping[str, str], flags: list[str]) 
             "source": origin(cell, found),
         }
         rows[key_of(row | changed)] = row | changed
-    text = "".join(
-        "\t".join(row[name] for name in COLUMNS) + "\n" for row in [{name: name for name in COLUMNS}, *rows.values()]
-    )
+    lines = ["\t".join(row[name] for name in COLUMNS) for row in rows.values()]
+    text = "\n".join([COLUMNS_LINE, "\t".join(COLUMNS), *lines, ""])
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:

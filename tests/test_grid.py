@@ -133,7 +133,11 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({"MODELS": "a/bert b/bert"}, [], "two runs would share .*_bert/1/"),
         ({"ADAPTERS": "lora:x"}, [], "ADAPTERS: lora:x is not <adapter>:<rank>"),
         ({"ADAPTERS": "none"}, [], "ADAPTERS=none: .*--learning_rate"),
-        ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli"),
+        ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli .* wnli, or one name with --train"),
+        ({}, ["--train_file", "x.csv"], "--train_file: set TASKS to one name for these data, as in "),
+        ({"TASKS": "a b"}, ["--dataset_name", "x"], "--dataset_name: set TASKS to one name for these data"),
+        ({"TASKS": "my/data"}, ["--train_file", "x.csv"], "TASKS: my/data is no name for a folder"),
+        ({"TASKS": "a", "RECIPE": "lora"}, ["--train_file", "x"], "TASKS: .*lora.tsv has no values for a; it has "),
         ({"SEEDS": "one"}, [], "SEEDS: one is not a whole number"),
         ({"SEEDS": "5-1"}, [], "SEEDS: 5-1 is not a range"),
         ({"SEEDS": "1-9999999999"}, [], "SEEDS: 1-9999999999 is not a range of at most 10000 seeds"),
@@ -274,6 +278,34 @@ def test_an_adapter_from_a_file_goes_with_every_recipe(recipe, tmp_path):
     _, _, adapter, training = run_glue.parse_arguments(flags)
     assert adapter.adapter_config == f"{tmp_path}/hra.json"
     assert training.learning_rate == float(first[first.index("--learning_rate") + 1])
+
+
+def test_a_task_is_a_name_for_files_where_flags_give_them(tmp_path):
+    """The folder's name; the command has the files in place of a task, and the first task's values."""
+    (tmp_path / "train.csv").write_text("text,label\na,0\n")
+    files = ["--train_file", f"{tmp_path}/train.csv", "--validation_file", f"{tmp_path}/train.csv"]
+    commands = dry_run(*files, ADAPTERS="lora", TASKS="messages", SEEDS="1-2", MODELS="FacebookAI/roberta-base")
+    assert [command[command.index("--output_dir") + 1] for command in commands] == [
+        f"finetuned_results/lora4/{seed}/messages" for seed in (1, 2)
+    ]
+    for command in commands:
+        _, data, _, training = run_glue.parse_arguments(command[2:])
+        assert (data.task_name, data.train_file) == (None, f"{tmp_path}/train.csv") and training.num_train_epochs == 10
+
+
+def test_a_recipe_may_bind_tasks_to_data(tmp_path):
+    """Each row to its own; beside GLUE's."""
+    rows = [
+        "\t".join(("lora", "m", task, "4", "1e-3", "3", "32", "64", flags, "me"))
+        for task, flags in (("rte", "-"), ("mails", "--train_file mails.csv"), ("imdb", "--dataset_name a/imdb"))
+    ]
+    (tmp_path / "own.tsv").write_text("\n".join(["\t".join(grid.COLUMNS), *rows]))
+    rte, mails, imdb = dry_run(RECIPE=str(tmp_path / "own.tsv"), SEEDS="1")
+    assert "--task_name" in rte and not {"--task_name"} & {*mails, *imdb}
+    assert "mails.csv" in mails and "a/imdb" in imdb and imdb[-2] == "finetuned_results/lora4_m/1/imdb"
+    (tmp_path / "own.tsv").write_text("\n".join(["\t".join(grid.COLUMNS), rows[1].replace("mails\t", "rte\t")]))
+    done = train_all(RECIPE=str(tmp_path / "own.tsv"), SEEDS="1")
+    assert "own.tsv: the row of rte has data of its own; give them a name that isn't GLUE's" in done.stderr
 
 
 def test_a_rank_is_for_its_own_adapter_alone():

@@ -679,6 +679,20 @@ def test_an_adapter_from_a_file_is_swept_like_any_other(world):
     assert re.search(r"^hra +\| 1/0/0/0", status, re.M) and "all runs are finished" in status
 
 
+def test_data_of_one_s_own_are_swept_like_a_task(world):
+    """What is finished is skipped, also by their status; other files in the same folder are another run's."""
+    grid = settings(world, TASKS="messages", ADAPTERS="lora")
+    files = ["--train_file", "a.csv", "--validation_file", "b.csv"]
+    first = train_all(*files, **grid)
+    assert first.returncode == 0 and folders(world) == ["1/messages", "2/messages"]
+    assert "--tasks messages" in first.stdout.splitlines()[-1]
+    status = train_all(*files, STATUS="1", **grid).stdout.splitlines()
+    assert status[1].split() == ["name", "|", "messages", "|", "all"] and "| 2/0/0/0" in status[2]
+    assert "0 done, 2 skipped as finished" in train_all(*files, **grid).stdout
+    other = train_all("--train_file", "c.csv", *files[2:], **grid)
+    assert other.returncode == 1 and "--train_file c.csv (the folder has a.csv)" in other.stdout
+
+
 def test_the_table_s_seeds_are_never_how_many():
     """Seed 7 alone is 7-7; the paper's tasks need no option."""
     runs = [Run(f"r/lora4/7/{task}", ("python", "run_glue.py")) for task in PAPER_TASKS]

@@ -4,6 +4,7 @@ A run's folder has the eval_results.json and run.json that run_glue.py writes. N
 """
 
 import json
+import math
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from glue_peft.run_folder import FAILURE_FILE, OLD_FAILURE_FILE, RECORD_FILE, Failure, read_failure
-from glue_peft.tasks import result_keys
+from glue_peft.tasks import TASKS, main_metric, result_keys
 
 NEVER_NEGATIVE = ("accuracy", "f1")
 EPOCHS = {
@@ -64,6 +65,8 @@ def read_run(folder: Path, task: str, metric: str, epoch: str) -> Run:
     run = Run(folder, task)
     try:
         run.record = read_record(folder, task)
+        if task not in TASKS:
+            metric = main_metric(None, part(run.record or {}, "data").get("kind") == "regression")
         failure = read_failure(folder) if run.record is None else None
         if failure is not None and failure.kind != "stopped":
             raise failed(folder, Failure(failure.kind, printable(failure.message)))
@@ -200,10 +203,11 @@ def take_score(path: Path, metrics: dict[str, Any], key: str, metric: str) -> fl
     score = metrics[key]
     if isinstance(score, bool) or not isinstance(score, int | float):
         raise UnusableFileError(path, f"{key} is not a number but {type(score).__name__}")
-    lowest = 0 if metric in NEVER_NEGATIVE else -1
+    lowest = 0 if metric in (*NEVER_NEGATIVE, "mse") else -1
+    highest = math.inf if metric == "mse" else 1
     # Rounding can carry a correlation just past 1. NaN fails this test, and huge integers need no conversion for it.
-    if not lowest <= score <= 1 + 1e-6:
-        raise UnusableFileError(path, f"{key} is {str(score)[:20]}, not between {lowest} and 1")
+    if not lowest <= score <= highest + 1e-6:
+        raise UnusableFileError(path, f"{key} is {str(score)[:20]}, not between {lowest} and {highest}")
     return float(score)
 
 

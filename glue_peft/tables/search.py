@@ -16,7 +16,7 @@ from pathlib import Path
 from glue_peft.run_folder import SEARCH
 from glue_peft.tables.collapse import collapse
 from glue_peft.tables.read import read_run
-from glue_peft.tasks import main_metric
+from glue_peft.tasks import TASKS, main_metric
 
 Searches = dict[str, dict[str, list["Trial"]]]  # by a row's name and task
 MOST_RESAMPLES = 256  # of the search's seeds; up to four seeds have no more
@@ -28,7 +28,8 @@ class Trial:
 
     rate: Decimal
     seed: int
-    score: float | None  # of the last epoch on the held-out rows, a fraction; None where the run diverged
+    # Of the last epoch on the held-out rows, a fraction, or minus the mean squared error; None where the run diverged.
+    score: float | None
     collapse: str | None = None  # why the run counts as one that learnt nothing
 
 
@@ -70,7 +71,10 @@ def read_trial(folder: Path, task: str, rate: Decimal, seed: int) -> Trial | Non
     failure = None if run.fault is None else run.fault.failure
     if failure is not None and failure.kind == "diverged":
         return Trial(rate, seed, None, str(failure))
-    return None if run.score is None else Trial(rate, seed, run.score, collapse(run))
+    if run.score is None:
+        return None
+    is_error = task not in TASKS and "eval_mse" in run.metrics  # of scores in data of one's own: less is better
+    return Trial(rate, seed, -run.score if is_error else run.score, collapse(run))
 
 
 def by_rate(trials: Iterable[Trial]) -> dict[Decimal, list[Trial]]:
