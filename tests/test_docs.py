@@ -92,6 +92,8 @@ def place(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
     monkeypatch.chdir(tmp_path)
+    trackers = ["tensorboard", "trackio", "wandb"]  # which tests/test_progress.py tries where they are installed
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: trackers)
     return tmp_path
 
 
