@@ -305,7 +305,8 @@ def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: b
             continue
         name, colon, rank = item.partition(":")
         if name not in known and item != "none":
-            allowed = f"{' '.join(known)}, as in lora:8, a PEFT config file's path (.json), and with randlora none"
+            none = ["none"] if Path(recipe).stem == "randlora" else []
+            allowed = f"{' '.join([*known, *none])}, lora:8 for another rank, and a path like my/hra.json"
             raise UsageError(f"ADAPTERS: no {item} in {recipe}; allowed are {allowed}")
         if colon and (name == "none" or not re.fullmatch("[1-9][0-9]*", rank)):
             raise UsageError(f"ADAPTERS: {item} is not <adapter>:<rank>")

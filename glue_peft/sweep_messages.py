@@ -136,7 +136,7 @@ def summary(outcomes: list[tuple[str, str, str]], n_waiting: int) -> list[str]:
     forms = {
         "stopped": "stopped, to be resumed by the next sweep: {0}",
         "elsewhere": "left to another sweep: {0}",
-        "other": "refused: {0} holds another run: {1}",
+        "other": "refused: {0} holds another run: {1}; TAG=_new or RESULTS gives this one a folder of its own",
         "failed": "failed: {0} {1}",
     }
     for outcome, form in forms.items():

@@ -42,6 +42,7 @@ RATE_FACTORS = "0.1 0.3 1 3 10"
 SEARCH_SEEDS = "101-103"
 SEEDS = "1-8"
 SELECTION_FRACTION = "0.1"
+ITS_DATA = ("train_file", "validation_file")  # without them a name for data of one's own would mean nothing
 MOST_ADDED = 2  # rates that a grid may get beyond its edges
 
 
@@ -212,7 +213,7 @@ def beyond_edges(cells: list[Cell], chosen: list[Chosen], extensions: list[str])
         for side in sorted(rows)[: MOST_ADDED - members[0].added]:
             best = " and ".join(rows[side])
             extensions.append(
-                f"search: {best}: best at the {side} edge on {group[1]}, so every method gets a rate more"
+                f"search: {best}: best at the {side} edge on {group[1]}, so every method gets one more rate"
             )
             for cell in members:
                 factor = next_factor(cell.factors, side)
@@ -284,7 +285,8 @@ def write_recipe(tuning: Tuning, settings: Mapping[str, str], flags: list[str]) 
         return
     path = Path(root_of(settings)) / TUNED_RECIPE
     rows = {key_of(row): row for row in (read_recipe(str(path)) if path.exists() else [])}
-    moving = [*without(flags, *(name for name in given_flags(flags) if kind_of(name) is not FlagKind.MOVES_SCORES))]
+    free = [name for name in given_flags(flags) if kind_of(name) is not FlagKind.MOVES_SCORES and name not in ITS_DATA]
+    moving = [*without(flags, *free)]
     place = os.path.dirname(recipe_of(settings)) or "."
     for cell, found in zip(tuning.cells, tuning.chosen, strict=True):
         row = cell.choice.row

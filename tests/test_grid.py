@@ -128,7 +128,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
 @pytest.mark.parametrize(
     ("variables", "flags", "message"),
     [
-        ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera, as in lora:8"),
+        ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera none, lora:8 for"),
         ({"SEEDS": "1 1"}, [], "two runs would share finetuned_results/lora4/1/cola"),
         ({"MODELS": "a/bert b/bert"}, [], "two runs would share .*_bert/1/"),
         ({"ADAPTERS": "lora:x"}, [], "ADAPTERS: lora:x is not <adapter>:<rank>"),
@@ -161,7 +161,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({"ADAPTERS": "a/hra.json b/hra.json"}, [], "two runs would share finetuned_results/hra/1/"),
         ({"ADAPTERS": "my/search.json"}, [], "ADAPTERS: my/search.json: its runs' folder can't be called search"),
         ({"ADAPTERS": "..json"}, [], r"ADAPTERS: \.\.json: its runs' folder can't be called \.$"),
-        ({"ADAPTERS": "hra.json:8"}, [], "ADAPTERS: no hra.json:8 .*, a PEFT config file's path"),
+        ({"ADAPTERS": "hra.json:8"}, [], "ADAPTERS: no hra.json:8 .*, and a path like my/hra.json$"),
         ({}, ["--adapter_config", "hra.json"], "--adapter_config: set ADAPTERS, as in ADAPTERS=path/to/hra.json, "),
         ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
         ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),

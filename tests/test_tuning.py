@@ -26,7 +26,7 @@ from sweep_helpers import (
 )
 
 import run_glue
-from glue_peft import tuning
+from glue_peft import run_folder, tuning
 from glue_peft.errors import UsageError
 from glue_peft.grid import COLUMNS, Run, read_grid, read_recipe
 
@@ -213,7 +213,7 @@ def test_at_a_grid_s_edge_every_method_gets_one_more_rate_there(tmp_path, best, 
     assert {row: sorted(of_row, key=float) for row, of_row in rates(now).items()} == dict.fromkeys(best, grid.split())
     at_edge = [chosen[0]] == grid.split()[-1:]
     assert ("at the grid's upper edge" in tuning.search_lines(now)[-2]) == at_edge
-    assert any("every method gets a rate more" in line for line in tuning.search_lines(now))
+    assert any("every method gets one more rate" in line for line in tuning.search_lines(now))
 
 
 @pytest.mark.parametrize(
@@ -328,6 +328,29 @@ def test_an_adapter_from_a_file_is_tuned_like_any_other(tmp_path, monkeypatch):
     again = read_grid({"RECIPE": "out/tuned.tsv", "RESULTS": "out", "SEEDS": "1-2"}, [])
     assert {run.folder: {*run.flags} for run in again} == {run.folder: {*run.flags} for run in now.final}
     assert {run.row for run in again} == {"lora4", "hra"}
+
+
+def test_data_of_one_s_own_are_tuned_by_the_metric_of_their_kind(tmp_path, monkeypatch):
+    """Scores by the least mean squared error; the recipe written names the files, so that it can be run by itself."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--train_file", "a.csv", "--validation_file", "b.csv", "--test_file", "c.csv"]
+    variables = {"ADAPTERS": "lora", "TASKS": "mails", "RESULTS": "out"}
+    for run in tuned(Path("out"), *flags, **variables).search:
+        assert "--task_name" not in run.flags
+        error = 1.5 + abs(math.log10(rate_of(run) / 1e-3))
+        record = {"command": run.flags, "arguments": {"do_eval": False}, "data": {"kind": "regression"}}
+        record["scores"] = {"metric": "selection_mse", "last": {"epoch": 2.0, "selection_mse": error}}
+        for name in (run_folder.COMMAND_FILE, run_folder.RECORD_FILE):
+            Path(run.folder).mkdir(parents=True, exist_ok=True)
+            run_folder.write_json(Path(run.folder) / name, record)
+    now = tuned(Path("out"), *flags, **variables)
+    assert [float(found.rate) for found in now.chosen] == [1e-3]
+    assert "1e-3: least mean squared error on held-out rows, 1.5; rates" in "\n".join(tuning.search_lines(now))
+    tuning.write_recipe(now, {"RESULTS": "out"}, flags)
+    (row,) = read_recipe("out/tuned.tsv")
+    assert row["flags"] == "--fp16 --train_file a.csv --validation_file b.csv"
+    again = read_grid({"RECIPE": "out/tuned.tsv", "RESULTS": "out", "SEEDS": "1-2"}, ["--test_file", "c.csv"])
+    assert {run.folder: {*run.flags} for run in again} == {run.folder: {*run.flags} for run in now.final}
 
 
 def test_status_names_the_next_array(tmp_path):
