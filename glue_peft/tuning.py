@@ -271,7 +271,7 @@ def origin(cell: Cell, found: Chosen) -> str:
         if found.mean is None
         else f"best mean without a collapse on held-out rows, {100 * found.mean:.1f}"
         if found.mean >= 0 or cell.task in TASKS
-        else f"least mean squared error on held-out rows, {-found.mean:.4g}"
+        else f"least mean squared error on held-out rows, {-100 * found.mean:.4g}"
     )
     text = f"{mean}; rates {rates}, seeds {seeds}"
     if found.collapsed:

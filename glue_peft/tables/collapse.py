@@ -20,9 +20,9 @@ def majority_share(run: Run, suffix: str = "") -> float | None:
     """
     key = f"eval_majority_share{suffix}"
     recorded = number(run.metrics.get(key, part(run.record or {}, "metrics").get(key)))
-    if recorded is not None or run.task not in TASKS:
+    if recorded is not None or run.task not in TASKS or "accuracy" not in TASKS[run.task].metrics:
         return recorded
-    if "accuracy" not in TASKS[run.task].metrics or is_part_of_glue(run):
+    if is_part_of_glue(run):
         return None
     return dict(zip(("", "_mm"), TASKS[run.task].majority_shares, strict=False)).get(suffix)
 
