@@ -90,7 +90,7 @@ from glue_peft.eval_predictions import EvalPredictions
 from glue_peft.fast_adapters import use_fast_adapters
 from glue_peft.metric import check_best_metric, finite_logits, make_compute_metrics
 from glue_peft.model_card import upload, write_card
-from glue_peft.progress import quiet_libraries
+from glue_peft.progress import name_for_trackers, quiet_libraries
 from glue_peft.record import RunRecord
 from glue_peft.resuming import clear_output_dir, extend, find_checkpoint, look_at
 from glue_peft.trainer import GlueTrainer, StopOnSignal, end_processes, failure_noted, processes_and_precision
@@ -175,6 +175,7 @@ def setup_logging(training_args: GlueTrainingArguments) -> None:
         level = logging.INFO
     logger.setLevel(level)
     quiet_libraries(level, training_args.disable_tqdm)
+    name_for_trackers(training_args)
     # Log on each process the small summary
     logger.info(f"device: {training_args.device}, processes: {training_args.world_size}")
 

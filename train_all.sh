@@ -17,9 +17,11 @@
 # What to run, each a list with spaces or commas (default: all that the recipe has):
 #   RECIPE    one of recipes/, or the path of a .tsv file (default: randlora)
 #   MODELS    models; one that the recipe doesn't have takes the rows of its first model
-#   ADAPTERS  adapters; lora:8 is LoRA with another rank; none is full fine-tuning, which needs a rate (the recipe's,
-#             --learning_rate, or with TUNE LEARNING_RATES)
-#   TASKS     tasks; one that the recipe doesn't have takes the row of its first task, if that serves several
+#   ADAPTERS  adapters; lora:8 is LoRA with another rank; path/to/hra.json is a method of PEFT by its config file, in the
+#             folder hra, with the values of the recipe's first adapter; none is full fine-tuning, which needs a rate
+#             (the recipe's, --learning_rate, or with TUNE LEARNING_RATES)
+#   TASKS     tasks; one that the recipe doesn't have takes the row of its first task, if that serves several; with
+#             --train_file or --dataset_name a name of yours for those data (TASKS=messages)
 #   SEEDS     seeds and ranges of seeds (default: the recipe's)
 # With TUNE=1, for each model, adapter and task (the final SEEDS are 1-8 then):
 #   RATE_FACTORS        what each adapter's own rate is multiplied by (default: 0.1 0.3 1 3 10)

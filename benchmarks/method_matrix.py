@@ -366,9 +366,10 @@ def shown(line: str) -> str:
 INTRODUCTION = (
     f"# What each method of PEFT {peft.__version__} does here",
     "",
-    "A row is a method, or a method with settings that change what is drawn, trained or saved, on a tiny BERT, for",
-    "two epochs of four steps. `tests/test_methods.py` checks each cell (`make test-slow` all, `make test` a few).",
-    "This page is written by",
+    "For knowing, before a run, whether a method can be trained, resumed, merged and so on here, or with which words",
+    "it is refused. A row is a method, or a method with settings that change what is drawn, trained or saved; it was",
+    "trained on a tiny BERT for two epochs of four steps. `tests/test_methods.py` checks each cell (`make test-slow`",
+    "all, `make test` a few). This page is written by",
     "",
     "```bash",
     "python -m benchmarks.method_matrix TINY > docs/methods.md",

@@ -24,7 +24,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from glue_peft.errors import OneLineParser, UsageError, fault_of_path, first_line, is_disk_full, is_out_of_memory
 from glue_peft.flag_effects import METRIC_SCHEDULERS, check_effects, read_json_flags
-from glue_peft.flags import MAX_SEED, given_flags, without_secrets
+from glue_peft.flags import ADAPTER_FLAGS, MAX_SEED, given_flags, without_secrets
 from glue_peft.learning_rates import parse_rates
 from glue_peft.methods import read_saved_config
 from glue_peft.run_folder import CHECKPOINT, CLAIM, MERGED_FILE, read_json
@@ -139,20 +139,6 @@ OTHER_NAMES = {
     "save_merged": "merge merge_adapter merged_output_dir",
     "output_dir": "output out_dir output_folder",
     "seed": "random_seed",
-}
-# Flags that mean something for some adapters only; given with another one they are refused, not ignored.
-ADAPTER_FLAGS = {
-    "rank": ("lora", "randlora", "vera"),
-    "target_modules": ("lora", "randlora", "vera"),
-    "adapter_dropout": ("lora", "randlora", "vera"),
-    "adapter_alpha": ("lora", "randlora"),
-    "vera_d_initial": ("vera",),
-    "randlora_sparse": ("randlora",),
-    "randlora_very_sparse": ("randlora",),
-    "paper_scaling": ("randlora",),
-    "paper_bases": ("randlora",),
-    "projection_prng_key": ("randlora", "vera"),
-    "save_projection": ("randlora", "vera"),
 }
 
 logger = logging.getLogger("run_glue")

@@ -38,7 +38,7 @@ logger = logging.getLogger("run_glue")
 class Task:
     """What the data say about the task: asked once, here."""
 
-    name: str  # in messages and predict_results_<name>.txt
+    name: str  # in predict_results_<name>.txt: the task's, else the predicted file's or the data set's
     metric: str | None  # configuration of metric.Glue; None: accuracy or mean squared error
     sentence_keys: tuple[str, str | None]
     label_list: tuple[str | int, ...]  # empty for regression
@@ -214,7 +214,7 @@ def describe_task(
     is_regression, label_list = kind_of_labels(kept, sources, data_args.task_name)
     first = kept[labelled[0][0]]
     task = Task(
-        name=data_args.task_name or Path(data_args.dataset_name or data_args.train_file).stem,
+        name=data_args.task_name or Path(data_args.dataset_name or data_args.test_file or data_args.train_file).stem,
         metric=data_args.task_name,
         sentence_keys=sentence_keys,
         label_list=label_list,

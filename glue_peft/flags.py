@@ -6,7 +6,7 @@ Needs no torch: a sweep asks about its runs in milliseconds.
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,20 @@ _KIND_OF = {name: kind for kind, names in FLAG_KINDS.items() for name in names.s
 ADDABLE = ("do_eval", "do_predict", "save_merged")
 GOES_WITH_ADDABLE = ("max_eval_samples", "max_predict_samples", "validation_file", "test_file")
 PATH_KINDS = (FlagKind.HASHED_PATH, FlagKind.PATH)
+# Flags that mean something for some adapters only; given with another one they are refused, not ignored.
+ADAPTER_FLAGS = {
+    "rank": ("lora", "randlora", "vera"),
+    "target_modules": ("lora", "randlora", "vera"),
+    "adapter_dropout": ("lora", "randlora", "vera"),
+    "adapter_alpha": ("lora", "randlora"),
+    "vera_d_initial": ("vera",),
+    "randlora_sparse": ("randlora",),
+    "randlora_very_sparse": ("randlora",),
+    "paper_scaling": ("randlora",),
+    "paper_bases": ("randlora",),
+    "projection_prng_key": ("randlora", "vera"),
+    "save_projection": ("randlora", "vera"),
+}
 
 
 def kind_of(flag: str) -> FlagKind:
@@ -73,6 +87,16 @@ def given_flags(argv: list[str]) -> dict[str, object]:
         else:
             flags[name] = comparable(values) if values else True
     return flags
+
+
+def without(flags: list[str], *names: str) -> Iterator[str]:
+    """Yield the words of a command but those of some flags."""
+    is_left_out = False
+    for word in flags:
+        if word.startswith("--"):
+            is_left_out = word[2:].partition("=")[0].replace("-", "_") in names
+        if not is_left_out:
+            yield word
 
 
 def comparable(value: object) -> object:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glue_peft.errors import UsageError
-from glue_peft.flags import MAX_SEED, given_flags
+from glue_peft.flags import ADAPTER_FLAGS, MAX_SEED, given_flags, without
 from glue_peft.recipe import devices_and_batch, read_header
+from glue_peft.run_folder import SEARCH
 from glue_peft.tasks import TASKS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -27,6 +28,7 @@ INSTEAD = {  # flags that name the run, so that the grid sets them
     "model_name_or_path": "MODELS",
     "adapter_name": "ADAPTERS",
     "rank": "ADAPTERS, as in ADAPTERS=lora:8,",
+    "adapter_config": "ADAPTERS, as in ADAPTERS=path/to/hra.json,",
     "task_name": "TASKS",
     "seed": "SEEDS",
     "output_dir": "RESULTS or TAG",
@@ -61,15 +63,18 @@ MISSPELT = {
     "SEARCH_SEED": "SEARCH_SEEDS",
 }
 LONGEST_RANGE = 10_000
+OWN_DATA = ("train_file", "dataset_name")  # flags that bind a name in TASKS to other data than GLUE's
+# Flags of a recipe's row that are of its adapter alone: one from a file does without them.
+OF_ONE_ADAPTER = (*ADAPTER_FLAGS, "adapter_config", "learning_rates")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a recipe's row has to run: its values for a model and an adapter as ADAPTERS has it, on some tasks."""
+    """What a recipe's row has to run: its values for a model and an adapter, on some tasks."""
 
-    row: dict[str, str]
+    row: dict[str, str]  # with the adapter that is run
+    values_of: str  # the adapter whose row it is in the recipe
     model: str
-    adapter: str
     tasks: tuple[str, ...]
 
 
@@ -113,7 +118,7 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
             raise UsageError(f"{name}: goes with TUNE=1")
     seeds = seeds_of_list("SEEDS", settings.get("SEEDS") or read_header(recipe_of(settings)).seeds)
     return without_repeats(
-        make_run(choice.row, choice.model, choice.adapter, seed, task, settings, flags)
+        make_run(choice.row, choice.model, seed, task, settings, flags)
         for choice in choices
         for seed in seeds
         for task in choice.tasks
@@ -137,7 +142,6 @@ def read_choices(settings: Mapping[str, str], flags: list[str]) -> list[Choice]:
 
     Raises UsageError where a value would be guessed.
     """
-    check_names(settings)
     check_numbers(settings)
     recipe = recipe_of(settings)
     rows = read_recipe(recipe)
@@ -150,18 +154,18 @@ def read_choices(settings: Mapping[str, str], flags: list[str]) -> list[Choice]:
     check_flags(settings, flags)
     has_rate = "learning_rate" in given_flags(flags) or bool(settings.get("LEARNING_RATES"))
     check_adapters(wanted["ADAPTERS"], adapters, recipe, has_rate)
-    check_tasks(wanted["TASKS"], tasks, recipe, rows)
+    check_tasks(wanted["TASKS"], tasks, recipe, rows, flags)
     choices = []
     for row in rows:
         served = row["tasks"].split(",")
         tasks_of_row = [task for task in wanted["TASKS"] if task in served or serves(served[0], task, tasks)]
         for model, item in itertools.product(
             [model for model in wanted["MODELS"] if serves(row["model"], model, models)],
-            [item for item in wanted["ADAPTERS"] if serves(row["adapter"], item.partition(":")[0], adapters)],
+            [item for item in wanted["ADAPTERS"] if serves(row["adapter"], name_of(item), adapters)],
         ):
             if tasks_of_row:
                 check_row(row, recipe, settings)
-                choices.append(Choice(row, model, item, tuple(tasks_of_row)))
+                choices.append(Choice(with_adapter(row, item), row["adapter"], model, tuple(tasks_of_row)))
     return choices
 
 
@@ -189,6 +193,11 @@ def read_recipe(path: str) -> list[dict[str, str]]:
         if None in row or not all(row.get(column) for column in COLUMNS):
             name = f"{row.get('adapter')}, {row.get('tasks')}"
             raise UsageError(f"{path}: the row of {name} needs {len(COLUMNS)} columns, none of them empty")
+        try:
+            words_of(row["flags"])
+        except ValueError as error:
+            name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
+            raise UsageError(f"{path}: the flags in the row of {name} can't be read: {error}") from None
     return rows
 
 
@@ -200,6 +209,36 @@ def distinct(rows: list[dict[str, str]], column: str) -> list[str]:
 def serves(value: str, item: str, known: list[str]) -> bool:
     """Say whether a row with this value is for an item; one that the recipe doesn't know gets its first value's."""
     return item == value or (item not in known and [value] == known[:1])
+
+
+def name_of(adapter: str) -> str:
+    """Return an item of ADAPTERS without its rank; the path of a PEFT config file is one whole."""
+    return adapter if is_file(adapter) else adapter.partition(":")[0]
+
+
+def is_file(adapter: str) -> bool:
+    """Say whether an item of ADAPTERS is the path of a PEFT config file, and no method's name."""
+    return adapter.endswith(".json")
+
+
+def with_adapter(row: dict[str, str], adapter: str) -> dict[str, str]:
+    """Return a recipe's row with an adapter as ADAPTERS has it: its own, with another rank, none, or a file's."""
+    if is_file(adapter):
+        own = without(words_of(row["flags"]), *OF_ONE_ADAPTER)
+        return row | {
+            "adapter": Path(adapter).stem,
+            "rank": "-",
+            "flags": shlex.join([*own, "--adapter_config", adapter]),
+        }
+    name, colon, rank = adapter.partition(":")
+    if colon and "--adapter_config" in row["flags"]:
+        raise UsageError(f"ADAPTERS: {name} has its settings in a file, not as a rank")
+    return row | {"adapter": name, "rank": "-" if name == "none" else rank or row["rank"]}
+
+
+def words_of(flags: str) -> list[str]:
+    """Return the words of a recipe's column `flags`."""
+    return [] if flags == "-" else shlex.split(flags)
 
 
 def items_of(text: str) -> list[str]:
@@ -260,10 +299,15 @@ def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:
 def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: bool) -> None:
     """Refuse adapters without values in the recipe, and ranks that are none; `has_rate`: the recipe's isn't used."""
     for item in wanted:
+        if is_file(item):
+            if not re.fullmatch(r"[^.{}][^{}]*", Path(item).stem) or Path(item).stem == SEARCH:
+                raise UsageError(f"ADAPTERS: {item}: its runs' folder can't be called {Path(item).stem}")
+            continue
         name, colon, rank = item.partition(":")
         if name not in known and item != "none":
-            allowed = f"allowed are {' '.join(known)}, as in lora:8, and with randlora none"
-            raise UsageError(f"ADAPTERS: no {item} in {recipe}; {allowed}")
+            none = ["none"] if Path(recipe).stem == "randlora" else []
+            allowed = f"{' '.join([*known, *none])}, lora:8 for another rank, and a path like my/hra.json"
+            raise UsageError(f"ADAPTERS: no {item} in {recipe}; allowed are {allowed}")
         if colon and (name == "none" or not re.fullmatch("[1-9][0-9]*", rank)):
             raise UsageError(f"ADAPTERS: {item} is not <adapter>:<rank>")
         if name in known:
@@ -276,13 +320,29 @@ def check_adapters(wanted: list[str], known: list[str], recipe: str, has_rate: b
             )
 
 
-def check_tasks(wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]]) -> None:
-    """Refuse tasks that are none of GLUE's, and those for which the recipe's values may not hold."""
+def check_tasks(
+    wanted: list[str], known: list[str], recipe: str, rows: list[dict[str, str]], flags: list[str]
+) -> None:
+    """Refuse tasks that are neither GLUE's nor bound to files, and those for which the recipe has no values."""
+    binding = next((f"--{name}" for name in given_flags(flags) if name in OWN_DATA), "")
+    bound = {task for row in rows if own_data(words_of(row["flags"])) for task in row["tasks"].split(",")}
     for task in wanted:
-        if task not in TASKS:
-            raise UsageError(f"TASKS: unknown task {task}; allowed are {' '.join(sorted(TASKS))}")
+        if binding and (task in TASKS or len(wanted) > 1):
+            raise UsageError(f"{binding}: set TASKS to one name for these data, as in TASKS=messages, not GLUE's")
+        if task in bound and task in TASKS:
+            raise UsageError(f"{recipe}: the row of {task} has data of its own; give them a name that isn't GLUE's")
+        if task not in TASKS and not (binding or task in bound):
+            glue = " ".join(sorted(TASKS))
+            raise UsageError(f"TASKS: unknown task {task}; allowed are {glue}, or one name with --train_file FILE")
+        if not re.fullmatch(r"[A-Za-z_][\w.-]*", task):
+            raise UsageError(f"TASKS: {task} is no name for a folder: letters, digits, _, - and dots")
         if task not in known and "," not in rows[0]["tasks"]:
             raise UsageError(f"TASKS: {recipe} has no values for {task}; it has {' '.join(known)}")
+
+
+def own_data(flags: list[str]) -> bool:
+    """Say whether flags name data of one's own."""
+    return any(name in OWN_DATA for name in given_flags(flags))
 
 
 def seeds_of_list(variable: str, text: str) -> list[str]:
@@ -320,12 +380,8 @@ def range_of(item: str) -> list[str] | None:
 def check_row(row: dict[str, str], recipe: str, settings: Mapping[str, str]) -> None:
     """Refuse a row of the recipe with a ?, as a guess would pass for the paper's; and without TUNE a list of rates."""
     name = f"{row['adapter']}, {row['model']}, {row['tasks']}"
-    try:
-        flags = shlex.split(row["flags"])
-    except ValueError as error:
-        raise UsageError(f"{recipe}: the flags in the row of {name} can't be read: {error}") from None
     unknown = [name for name in COLUMNS[:8] if row[name] == "?"]
-    unknown += [name for name, value in itertools.pairwise(flags) if value == "?"]
+    unknown += [name for name, value in itertools.pairwise(words_of(row["flags"])) if value == "?"]
     if len(items_of(row["learning_rate"])) > 1 and not settings.get("TUNE"):
         raise UsageError(f"{recipe}: the row of {name} has several learning rates, to be chosen among with TUNE=1")
     if unknown:
@@ -335,23 +391,17 @@ def check_row(row: dict[str, str], recipe: str, settings: Mapping[str, str]) -> 
 
 
 def make_run(
-    row: dict[str, str], model: str, adapter: str, seed: str, task: str, settings: Mapping[str, str], flags: list[str]
+    row: dict[str, str], model: str, seed: str, task: str, settings: Mapping[str, str], flags: list[str]
 ) -> Run:
-    """Return the run of a recipe's row for one model, adapter (lora or lora:8), seed and task."""
-    name, colon, rank = adapter.partition(":")
-    method = ["--adapter_name", name]
-    if "--adapter_config" in row["flags"]:
-        if colon:
-            raise UsageError(f"ADAPTERS: {name} has its settings in a file, not as a rank")
-        method = []
-    elif name != "none":
-        method += ["--rank", rank or row["rank"]]
-    own = [] if row["flags"] == "-" else shlex.split(row["flags"])
+    """Return the run of a recipe's row, with its adapter as it is to be run, for one model, seed and task."""
+    own, name, rank = words_of(row["flags"]), row["adapter"], row["rank"].removeprefix("-")
+    method = [] if "--adapter_config" in own else ["--adapter_name", name]
+    method += ["--rank", rank] if method and rank else []
     size = SIZES.get(model, f"_{os.path.basename(model.rstrip('/'))}")
-    method_name = name if name == "none" else f"{name}{rank or row['rank']}"
-    parent = f"{root_of(settings)}/{method_name}{size}{settings.get('TAG', '')}/{seed}"
+    parent = f"{root_of(settings)}/{name}{rank}{size}{settings.get('TAG', '')}/{seed}"
     command = [python_of(settings), f"{prefix()}run_glue.py"]
-    command += ["--model_name_or_path", model, "--task_name", task, "--do_train", "--do_eval"]
+    command += ["--model_name_or_path", model, *([] if own_data([*own, *flags]) else ["--task_name", task])]
+    command += ["--do_train", "--do_eval"]
     devices, batch = devices_and_batch(row["batch"])
     command += ["--max_seq_length", row["length"], "--per_device_train_batch_size", str(batch)]
     command += ["--gradient_accumulation_steps", str(devices)] if devices > 1 else []

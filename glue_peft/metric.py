@@ -162,5 +162,5 @@ def check_best_metric(args: GlueTrainingArguments, task: Task) -> None:
     labels = np.arange(4) % max(task.num_labels, 2)
     logits = labels[:, None] + 0.0 if task.is_regression else np.eye(task.num_labels)[labels]
     allowed = ["loss", *make_compute_metrics(task)(EvalPrediction(predictions=logits, label_ids=labels))]
-    if name.removeprefix("eval_").removeprefix("mm_" if task.name == "mnli" else "") not in allowed:
+    if name.removeprefix("eval_").removeprefix("mm_" if task.metric == "mnli" else "") not in allowed:
         raise UsageError(f"--metric_for_best_model {name}: allowed are {', '.join(allowed)}")

@@ -94,7 +94,7 @@ def text_of(record: RunRecord) -> str:
         f"{arguments['max_seq_length']} tokens.",
         f"- Data: {record.data['kind']} of {' and '.join(record.data['text_columns'])}{rows}.",
         f"- Code: commit {record.git_commit or 'unknown'}; "
-        + ", ".join(f"{name} {number}" for name, number in record.versions.items())
+        + ", ".join(f"{name} {number}{commit_of(record, name)}" for name, number in record.versions.items())
         + ".",
         "",
         "Made by",
@@ -108,6 +108,14 @@ def text_of(record: RunRecord) -> str:
         content = {name: value for name, value in record.adapter_config.items() if value is not None}
         lines += ["The adapter's PEFT config:", "", "```json", json.dumps(content, indent=2), "```", ""]
     return "\n".join(lines)
+
+
+def commit_of(record: RunRecord, package: str) -> str:
+    """Return the commit of a package that is no release, as of a fork; its place is nobody else's business."""
+    source = record.sources.get(package)
+    if source is None:
+        return ""
+    return f" (commit {source['commit'] or 'unknown'}{', changed' if source['changed_files'] else ''})"
 
 
 def batch_of(record: RunRecord) -> int:

@@ -9,10 +9,11 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from glue_peft.errors import UsageError, first_line
+from glue_peft.flags import without
 from glue_peft.grid import Run, python_of
 
 PATIENCE = 0.1  # seconds between two looks at whether the sweep was stopped
@@ -62,16 +63,6 @@ def distinct_commands(runs: list[Run], bases: Mapping[str, str]) -> list[list[st
         flags = list(without(run.flags, "init_adapter_from")) if run.folder in bases else run.flags
         found[tuple(without(flags, "seed", "output_dir"))] = flags
     return list(found.values())
-
-
-def without(flags: list[str], *names: str) -> Iterator[str]:
-    """Yield the words of a command but those of some flags."""
-    is_left_out = False
-    for word in flags:
-        if word.startswith("--"):
-            is_left_out = word[2:].partition("=")[0].replace("-", "_") in names
-        if not is_left_out:
-            yield word
 
 
 def check(flags: list[str]) -> None:

@@ -1,8 +1,10 @@
 """What one sees while a run trains: loss and rate about twenty times, and each evaluation, a line each."""
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -31,6 +33,19 @@ def quiet_libraries(level: int, without_bars: bool) -> None:
     if without_bars:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
+
+
+def name_for_trackers(args: TrainingArguments) -> None:
+    """Give a run of --report_to a name by which the seeds of an adapter and task stand together, such as lora4/rte/1.
+
+    --run_name goes before it. Weights & Biases takes its group, lora4/rte, and --project from the environment alone.
+    """
+    *_, row, seed, task = ["", "", *Path(args.output_dir).absolute().parts]
+    group = f"{row}/{task}" if seed.isdecimal() else task
+    args.run_name = args.run_name or (f"{group}/{seed}" if seed.isdecimal() else group)
+    if "wandb" in args.report_to:
+        os.environ.setdefault("WANDB_RUN_GROUP", group)
+        os.environ.setdefault("WANDB_PROJECT", args.project)
 
 
 def is_no_load_report(record: logging.LogRecord) -> bool:

@@ -15,6 +15,14 @@ SINGLE = {"about": "", "seeds": "1-5", "statistic": "mean", "epoch": "last"}  # 
 SEVERAL = ("published", "published_seeds", "differs", "uncertain")
 ALLOWED = {"statistic": ("mean", "median"), "epoch": tuple(EPOCHS)}
 NOT_STATED = "(not stated)"
+# The line that says what the table's columns are, the same in every recipe.
+COLUMNS_LINE = (
+    "# columns: adapter (begins the folder's name; a method, or any name where the flags have --adapter_config); "
+    "model; tasks (with commas); rank (ends the folder's name; - for none); learning_rate (several, with spaces, "
+    "for TUNE=1); epochs; batch (rows a step; 8x16: 16 on each of 8 devices); length (tokens); flags (further "
+    "ones of run_glue.py, - for none; {recipes} is this folder, {seed} the seed, {mnli} the same seed's MNLI "
+    "run); source (of these values)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,13 @@ def read_header(path: Path | str) -> Header:
     not_stated = []
     for line in header_lines(path):
         key, _, value = (part.strip() for part in line[1:].partition(":"))
+        if key == "columns":  # for people
+            continue
         if key in SEVERAL:
             several[key].append(value)
             continue
         if key not in SINGLE:
-            keys = ", ".join([*SINGLE, *SEVERAL])
+            keys = ", ".join([*SINGLE, *SEVERAL, "columns"])
             raise UsageError(f"{path}: {line!r}: allowed is `# key: value` with key one of {keys}")
         single[key] = value.removesuffix(NOT_STATED).strip()
         not_stated += [key] if value.endswith(NOT_STATED) else []

@@ -3,13 +3,14 @@
 Needs no torch: what it takes to count or hash is handed in.
 """
 
+import json
 import platform
 import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -96,10 +97,19 @@ class Scores(TypedDict):
     selected: NotRequired[dict[str, float]]  # on the rows of --selection_fraction
 
 
+class Source(TypedDict):
+    """Where code came from that is no release: a clone in use, as an editable install is, or pip install git+URL."""
+
+    place: str  # the package's folder, or the URL
+    commit: str | None
+    changed_files: list[str]  # beside that commit, and new ones, in the package's folder
+
+
 class Environment(TypedDict):
     """The software, and the machine's system."""
 
     versions: dict[str, str]
+    sources: dict[str, Source]  # of packages that are no releases; of a fork of PEFT, say
     git_commit: str | None
     platform: str
 
@@ -123,6 +133,7 @@ class RunRecord:
     precision: str
     threads: int
     versions: dict[str, str]
+    sources: dict[str, Source]
     git_commit: str | None
     platform: str
 
@@ -173,14 +184,53 @@ class RunRecord:
 
 def describe_environment(repository: Path) -> Environment:
     """Return the versions of everything that computes, and the repository's commit (None outside git)."""
-    git = ["git", "-C", str(repository)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False)
+    commit = "".join(git(repository, "rev-parse", "HEAD"))
+    changes = "+changes" if git(repository, "diff", "--name-only", "HEAD") else ""
     return {
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "git_commit": commit.stdout.strip() + ("+changes" if changed.returncode == 1 else "") or None,
+        "sources": installed_from_git() | imported_from_clones(repository),
+        "git_commit": commit + changes or None,
         "platform": platform.platform(),
     }
+
+
+def git(folder: Path, *words: str) -> list[str]:
+    """Return the lines that git prints in a folder; none outside of a repository, and where there is no git."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def installed_from_git() -> dict[str, Source]:
+    """Return the packages that pip installed from a version control system, by the direct_url.json that it leaves."""
+    found: dict[str, Source] = {}
+    for package in distributions():
+        direct = json.loads(package.read_text("direct_url.json") or "{}")
+        if "vcs_info" in direct:
+            commit = direct["vcs_info"]["commit_id"]
+            found[package.name] = {"place": direct["url"], "commit": commit, "changed_files": []}
+    return found
+
+
+def imported_from_clones(repository: Path) -> dict[str, Source]:
+    """Return the packages in use whose code lies neither among the installed ones nor on top of this repository."""
+    found: dict[str, Source] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." in name or name in sys.stdlib_module_names or not file or Path(file).name != "__init__.py":
+            continue
+        folder = Path(file).resolve().parent
+        if {"site-packages", "dist-packages"} & {*folder.parts} or folder.parent == repository.resolve():
+            continue
+        new = git(folder, "ls-files", "--others", "--exclude-standard")
+        found[name] = {
+            "place": str(folder),
+            "commit": next(iter(git(folder, "rev-parse", "HEAD")), None),
+            "changed_files": sorted(git(folder, "diff", "--name-only", "--relative", "HEAD") + new),
+        }
+    return found
 
 
 def peak_memory_of_process() -> PeakMemory:

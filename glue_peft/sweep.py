@@ -25,7 +25,7 @@ from typing import BinaryIO, NoReturn
 from glue_peft import mps, preflight, run_folder, sweep_messages, tuning
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
-from glue_peft.grid import Run, gpus_of, read_grid, root_of
+from glue_peft.grid import Run, check_names, gpus_of, read_grid, root_of
 from glue_peft.run_folder import ATTEMPT, ATTEMPT_ENDED, LOG_FILE, RECORD_FILE, Failure, last_words
 from glue_peft.run_state import state
 from glue_peft.sweep_messages import as_ranges
@@ -41,8 +41,10 @@ TIME = "%Y-%m-%d %H:%M:%S"
 def main() -> int:
     """Do what the environment and the command line ask for, and return the exit status."""
     settings, flags = dict(os.environ), sys.argv[1:]
+    check_names(settings)
     tuned = tuning.read_tuning(settings, flags) if settings.get("TUNE") else None
     runs = tuned.runs if tuned else read_grid(settings, flags)
+    say_lines(sweep_messages.borrowed_values(settings, flags), 2)
     line = settings.get("SLURM_ARRAY_TASK_ID")
     if settings.get("DRY_RUN"):
         say_lines([shlex.join(run.command) for run in runs])
@@ -96,9 +98,9 @@ def say(text: str | bytes, descriptor: int = 1) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
-def say_lines(lines: list[str]) -> None:
-    """Write lines to stdout."""
-    say("".join(f"{line}\n" for line in lines))
+def say_lines(lines: list[str], descriptor: int = 1) -> None:
+    """Write lines to stdout or stderr."""
+    say("".join(f"{line}\n" for line in lines), descriptor)
 
 
 def show_status(runs: list[Run], tuned: tuning.Tuning | None, settings: Mapping[str, str], flags: list[str]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from glue_peft.flags import given_flags
-from glue_peft.grid import Run, prefix, python_of, recipe_of, root_of
+from glue_peft.grid import Run, prefix, python_of, read_choices, recipe_of, root_of
 from glue_peft.recipe import read_header
 from glue_peft.run_folder import plural
 from glue_peft.tables.collapse import collapse, divergence
@@ -46,6 +46,26 @@ def opening(
         f"train_all.sh: {len(finished)} finished, {len(waiting)} to run"
         + (f", {at_a_time}; {disk_text(waiting, finished, root)}" if waiting else ""),
     ]
+
+
+def borrowed_values(settings: Mapping[str, str], flags: list[str]) -> list[str]:
+    """Say of each adapter that the recipe lacks whose row it takes, and with which learning rate."""
+    given = given_flags(flags)
+    rates: dict[tuple[str, str], list[str]] = {}
+    for choice in read_choices(settings, flags):
+        if choice.row["adapter"] != choice.values_of:
+            rates.setdefault((choice.row["adapter"], choice.values_of), []).append(choice.row["learning_rate"])
+    lines = []
+    for (adapter, lender), of_rows in rates.items():
+        if "learning_rate" in given:
+            rate = f"but for the learning rate, {given['learning_rate']}"
+        elif settings.get("TUNE"):
+            own = f"{'' if ' ' in of_rows[0] else 'multiples of '}{distinct(of_rows)}"
+            rate = f"its learning rate searched: {settings.get('LEARNING_RATES') or own}"
+        else:
+            rate = f"also its learning rate, {distinct(of_rows)}; --learning_rate or TUNE=1 for another one"
+        lines.append(f"train_all.sh: {adapter} takes the row of {lender} in {recipe_of(settings)}, {rate}")
+    return lines
 
 
 def distinct(values: Iterable[str]) -> str:
@@ -116,7 +136,7 @@ def summary(outcomes: list[tuple[str, str, str]], n_waiting: int) -> list[str]:
     forms = {
         "stopped": "stopped, to be resumed by the next sweep: {0}",
         "elsewhere": "left to another sweep: {0}",
-        "other": "refused: {0} holds another run: {1}",
+        "other": "refused: {0} holds another run: {1}; TAG=_new or RESULTS gives this one a folder of its own",
         "failed": "failed: {0} {1}",
     }
     for outcome, form in forms.items():

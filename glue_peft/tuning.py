@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from glue_peft.errors import UsageError
-from glue_peft.flags import FlagKind, given_flags, kind_of
+from glue_peft.flags import FlagKind, given_flags, kind_of, without
 from glue_peft.grid import (
     COLUMNS,
     VARIABLES,
@@ -31,16 +31,18 @@ from glue_peft.grid import (
     seeds_of_list,
     without_repeats,
 )
-from glue_peft.preflight import without
+from glue_peft.recipe import COLUMNS_LINE
 from glue_peft.run_folder import SEARCH, TUNED_RECIPE, atomic_write
 from glue_peft.run_state import state
 from glue_peft.sweep_messages import as_ranges
 from glue_peft.tables.search import Chosen, Trial, choose, rate_text, read_trial
+from glue_peft.tasks import TASKS
 
 RATE_FACTORS = "0.1 0.3 1 3 10"
 SEARCH_SEEDS = "101-103"
 SEEDS = "1-8"
 SELECTION_FRACTION = "0.1"
+ITS_DATA = ("train_file", "validation_file")  # without them a name for data of one's own would mean nothing
 MOST_ADDED = 2  # rates that a grid may get beyond its edges
 
 
@@ -184,7 +186,7 @@ def final_run(
 ) -> Run:
     """Return the run of a model, adapter and task with a rate, on all training rows."""
     row = choice.row | {"learning_rate": rate_text(rate)}
-    return make_run(row, choice.model, choice.adapter, seed, task, settings, flags)
+    return make_run(row, choice.model, seed, task, settings, flags)
 
 
 def trial_of(run: Run, rate: Decimal) -> Trial | None:
@@ -211,7 +213,7 @@ def beyond_edges(cells: list[Cell], chosen: list[Chosen], extensions: list[str])
         for side in sorted(rows)[: MOST_ADDED - members[0].added]:
             best = " and ".join(rows[side])
             extensions.append(
-                f"search: {best}: best at the {side} edge on {group[1]}, so every method gets a rate more"
+                f"search: {best}: best at the {side} edge on {group[1]}, so every method gets one more rate"
             )
             for cell in members:
                 factor = next_factor(cell.factors, side)
@@ -268,6 +270,8 @@ def origin(cell: Cell, found: Chosen) -> str:
         "none has a score"
         if found.mean is None
         else f"best mean without a collapse on held-out rows, {100 * found.mean:.1f}"
+        if found.mean >= 0 or cell.task in TASKS
+        else f"least mean squared error on held-out rows, {-100 * found.mean:.4g}"
     )
     text = f"{mean}; rates {rates}, seeds {seeds}"
     if found.collapsed:
@@ -281,24 +285,22 @@ def write_recipe(tuning: Tuning, settings: Mapping[str, str], flags: list[str]) 
         return
     path = Path(root_of(settings)) / TUNED_RECIPE
     rows = {key_of(row): row for row in (read_recipe(str(path)) if path.exists() else [])}
-    moving = [*without(flags, *(name for name in given_flags(flags) if kind_of(name) is not FlagKind.MOVES_SCORES))]
+    free = [name for name in given_flags(flags) if kind_of(name) is not FlagKind.MOVES_SCORES and name not in ITS_DATA]
+    moving = [*without(flags, *free)]
     place = os.path.dirname(recipe_of(settings)) or "."
     for cell, found in zip(tuning.cells, tuning.chosen, strict=True):
-        row, (name, _, rank) = cell.choice.row, cell.choice.adapter.partition(":")
+        row = cell.choice.row
         words = [word.replace("{recipes}", place) for word in shlex.split(row["flags"]) if word != "-"]
         changed = {
-            "adapter": name,
             "model": cell.choice.model,
             "tasks": cell.task,
-            "rank": "-" if name == "none" else rank or row["rank"],
             "learning_rate": rate_text(found.rate),
             "flags": shlex.join([*words, *moving]) or "-",
             "source": origin(cell, found),
         }
         rows[key_of(row | changed)] = row | changed
-    text = "".join(
-        "\t".join(row[name] for name in COLUMNS) + "\n" for row in [{name: name for name in COLUMNS}, *rows.values()]
-    )
+    lines = ["\t".join(row[name] for name in COLUMNS) for row in rows.values()]
+    text = "\n".join([COLUMNS_LINE, "\t".join(COLUMNS), *lines, ""])
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:

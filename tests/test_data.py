@@ -56,7 +56,7 @@ def test_own_files_for_classification_and_regression(run, tmp_path, suffix, labe
     files = {f"{name}_file": tmp_path / f"{name}.{suffix}" for name in ("train", "validation", "test")}
     folder = run(task_name=None, dataset_path=None, do_predict=True, num_train_epochs=10, **files)
     results = read(folder / "eval_results.json")
-    predictions = [line.split("\t")[1] for line in (folder / "predict_results_train.txt").read_text().splitlines()[1:]]
+    predictions = [line.split("\t")[1] for line in (folder / "predict_results_test.txt").read_text().splitlines()[1:]]
     if isinstance(labels[0], float):
         assert results["eval_mse"] < 0.4  # the variance of the labels
         assert float(predictions[0]) < float(predictions[1])
@@ -88,7 +88,7 @@ def test_labels_of_a_test_file_are_not_looked_at(run, tmp_path):
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]))
     files = {f"{name}_file": tmp_path / f"{name}.csv" for name in ("train", "validation", "test")}
     folder = run(task_name=None, dataset_path=None, do_predict=True, **files)
-    assert len((folder / "predict_results_train.txt").read_text().splitlines()) == 17
+    assert len((folder / "predict_results_test.txt").read_text().splitlines()) == 17
 
 
 def test_a_data_set_by_name(run, tiny):

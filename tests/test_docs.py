@@ -92,6 +92,8 @@ def place(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
     monkeypatch.chdir(tmp_path)
+    trackers = ["tensorboard", "trackio", "wandb"]  # which tests/test_progress.py tries where they are installed
+    monkeypatch.setattr(arguments, "get_available_reporting_integrations", lambda: trackers)
     return tmp_path
 
 
@@ -241,6 +243,22 @@ def test_the_table_has_every_own_flag_and_no_other():
     listed = [flag for row in rows for flag in re.findall(r"`(--\w+)", row)]
     assert len(own_flags()) > 20
     assert sorted(listed) == sorted(own_flags())
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if page.startswith("docs/")])
+def test_a_page_opens_with_what_it_is_for_and_one_command(page):
+    """Before its first table or section: a sentence, and a block with a single command."""
+    title, purpose, *rest = re.split(r"\n\n", TEXTS[page].partition("\n## ")[0].partition("\n| ")[0])
+    assert title.startswith("# ") and purpose[0].isupper() and len(purpose) > 60
+    first_block = next(part for part in rest if "```bash" in part)
+    assert len(commands_of(first_block)) == 1
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_that_pages_name_are_there(page):
+    """Those in the folders of this repository, in backquotes."""
+    for name in re.findall(r"`((?:glue_peft|recipes|tests|benchmarks|docs|results)/[\w./-]+)`", TEXTS[page]):
+        assert (REPOSITORY / name).exists(), name
 
 
 def anchors_of(text: str) -> set[str]:

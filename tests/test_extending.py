@@ -62,7 +62,7 @@ def test_adding_a_task_from_files(run, tmp_path):
     folder = run(task_name=None, dataset_path=None, do_predict=True, **columns, **paths, **LEARNS)
     assert read(folder / "run.json")["metrics"]["eval_accuracy"] > 0.75
     assert read(folder / "config.json")["id2label"] == {"0": "off topic", "1": "on topic"}
-    header, *lines = (folder / "predict_results_train_file.txt").read_text().splitlines()
+    header, *lines = (folder / "predict_results_test_file.txt").read_text().splitlines()
     predictions = [line.split("\t")[1] for line in lines]
     assert header == "index\tprediction" and set(predictions) == set(names)
     right = sum(said == label for said, (_, _, label) in zip(predictions, files["test_file"], strict=True))

@@ -13,6 +13,7 @@ from sweep_helpers import dry_run as dry_run_lines
 
 import run_glue
 from glue_peft import grid
+from glue_peft.flags import ADAPTER_FLAGS, without
 
 
 def dry_run(*flags: str, **variables: str) -> list[list[str]]:
@@ -127,12 +128,16 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
 @pytest.mark.parametrize(
     ("variables", "flags", "message"),
     [
-        ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera, as in lora:8"),
+        ({"ADAPTERS": "adalora"}, [], "ADAPTERS: no adalora .*allowed are randlora lora vera none, lora:8 for"),
         ({"SEEDS": "1 1"}, [], "two runs would share finetuned_results/lora4/1/cola"),
         ({"MODELS": "a/bert b/bert"}, [], "two runs would share .*_bert/1/"),
         ({"ADAPTERS": "lora:x"}, [], "ADAPTERS: lora:x is not <adapter>:<rank>"),
         ({"ADAPTERS": "none"}, [], "ADAPTERS=none: .*--learning_rate"),
-        ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli"),
+        ({"TASKS": "mrcp"}, [], "TASKS: unknown task mrcp; allowed are cola mnli .* wnli, or one name with --train"),
+        ({}, ["--train_file", "x.csv"], "--train_file: set TASKS to one name for these data, as in "),
+        ({"TASKS": "a b"}, ["--dataset_name", "x"], "--dataset_name: set TASKS to one name for these data"),
+        ({"TASKS": "my/data"}, ["--train_file", "x.csv"], "TASKS: my/data is no name for a folder"),
+        ({"TASKS": "a", "RECIPE": "lora"}, ["--train_file", "x"], "TASKS: .*lora.tsv has no values for a; it has "),
         ({"SEEDS": "one"}, [], "SEEDS: one is not a whole number"),
         ({"SEEDS": "5-1"}, [], "SEEDS: 5-1 is not a range"),
         ({"SEEDS": "1-9999999999"}, [], "SEEDS: 1-9999999999 is not a range of at most 10000 seeds"),
@@ -153,6 +158,11 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
             [],
             "ADAPTERS: fourierft has its settings in a file",
         ),
+        ({"ADAPTERS": "a/hra.json b/hra.json"}, [], "two runs would share finetuned_results/hra/1/"),
+        ({"ADAPTERS": "my/search.json"}, [], "ADAPTERS: my/search.json: its runs' folder can't be called search"),
+        ({"ADAPTERS": "..json"}, [], r"ADAPTERS: \.\.json: its runs' folder can't be called \.$"),
+        ({"ADAPTERS": "hra.json:8"}, [], "ADAPTERS: no hra.json:8 .*, and a path like my/hra.json$"),
+        ({}, ["--adapter_config", "hra.json"], "--adapter_config: set ADAPTERS, as in ADAPTERS=path/to/hra.json, "),
         ({"JOBS": "two"}, [], "JOBS: two is not a number of runs"),
         ({"JOBS_PER_GPU": "0"}, [], "JOBS_PER_GPU: 0 is not a number of runs"),
         ({"MPS": "2"}, [], "MPS: 2 is neither 0 nor 1"),
@@ -234,6 +244,68 @@ def test_a_recipe_given_by_path_names_files_beside_it(tmp_path):
     assert commands[0][commands[0].index("--adapter_config") + 1] == f"{tmp_path}/own.json"
     assert commands[1][commands[1].index("--lr_scheduler_kwargs") + 1] == '{"a": 1}'
     assert "-" not in commands[2] and commands[2][-2:] == ["finetuned_results/none_mine/1/rte", "--resume"]
+
+
+def test_an_adapter_from_a_file_is_a_row_beside_the_recipe_s():
+    """Its folder is the file's name; it takes the first adapter's row, without what is of that adapter alone."""
+    variables = {"ADAPTERS": "lora my/hra.json", "TASKS": "rte", "SEEDS": "1", "MODELS": "FacebookAI/roberta-base"}
+    done = train_all(DRY_RUN="1", **variables)
+    hra, lora = (shlex.split(line) for line in done.stdout.splitlines())  # in the order of the recipe's rows
+    assert hra[-4:] == ["1", "--output_dir", "finetuned_results/hra/1/rte", "--resume"] and "--rank" in lora
+    method = hra.index("--adapter_config")
+    assert hra[method + 1] == "my/hra.json" and not {"--rank", "--adapter_name"} & {*hra}
+    shared = lora.index("--adapter_name")
+    assert hra[:method] == lora[:shared] and "--fp16" in hra
+    assert done.stderr == (
+        "train_all.sh: hra takes the row of randlora in recipes/randlora.tsv, also its learning rate, 1e-4; "
+        "--learning_rate or TUNE=1 for another one\n"
+    )
+    given = train_all("--learning_rate", "3e-3", DRY_RUN="1", **variables)
+    assert given.stderr.endswith("recipes/randlora.tsv, but for the learning rate, 0.003\n")
+
+
+@pytest.mark.parametrize("recipe", ["lora", "vera", "fourierft", "unilora", "adalora", "vblora", "randlora_paper"])
+def test_an_adapter_from_a_file_goes_with_every_recipe(recipe, tmp_path):
+    """What no adapter from a file may have (alpha, rates by its parameters' names) is left out, all else stays."""
+    (tmp_path / "hra.json").write_text('{"peft_type": "HRA"}')
+    variables = {"RECIPE": recipe, "MODELS": "FacebookAI/roberta-base", "TASKS": "rte", "SEEDS": "1"}
+    (command,) = dry_run(**variables, ADAPTERS=f"{tmp_path}/hra.json", RESULTS=str(tmp_path))
+    its_own = {"--adapter_name", "--learning_rates", "--init_adapter_from", *map("--{}".format, ADAPTER_FLAGS)}
+    first = dry_run(**variables, RESULTS=str(tmp_path))[0]
+    words = {word for word in first if word.startswith("--")} - its_own - {"--adapter_config"}
+    assert words == {word for word in command if word.startswith("--")} - {"--init_adapter_from", "--adapter_config"}
+    flags = [*without(command[2:], "init_adapter_from", "fp16")]
+    _, _, adapter, training = run_glue.parse_arguments(flags)
+    assert adapter.adapter_config == f"{tmp_path}/hra.json"
+    assert training.learning_rate == float(first[first.index("--learning_rate") + 1])
+
+
+def test_a_task_is_a_name_for_files_where_flags_give_them(tmp_path):
+    """The folder's name; the command has the files in place of a task, and the first task's values."""
+    (tmp_path / "train.csv").write_text("text,label\na,0\n")
+    files = ["--train_file", f"{tmp_path}/train.csv", "--validation_file", f"{tmp_path}/train.csv"]
+    commands = dry_run(*files, ADAPTERS="lora", TASKS="messages", SEEDS="1-2", MODELS="FacebookAI/roberta-base")
+    assert [command[command.index("--output_dir") + 1] for command in commands] == [
+        f"finetuned_results/lora4/{seed}/messages" for seed in (1, 2)
+    ]
+    for command in commands:
+        _, data, _, training = run_glue.parse_arguments(command[2:])
+        assert (data.task_name, data.train_file) == (None, f"{tmp_path}/train.csv") and training.num_train_epochs == 10
+
+
+def test_a_recipe_may_bind_tasks_to_data(tmp_path):
+    """Each row to its own; beside GLUE's."""
+    rows = [
+        "\t".join(("lora", "m", task, "4", "1e-3", "3", "32", "64", flags, "me"))
+        for task, flags in (("rte", "-"), ("mails", "--train_file mails.csv"), ("imdb", "--dataset_name a/imdb"))
+    ]
+    (tmp_path / "own.tsv").write_text("\n".join(["\t".join(grid.COLUMNS), *rows]))
+    rte, mails, imdb = dry_run(RECIPE=str(tmp_path / "own.tsv"), SEEDS="1")
+    assert "--task_name" in rte and not {"--task_name"} & {*mails, *imdb}
+    assert "mails.csv" in mails and "a/imdb" in imdb and imdb[-2] == "finetuned_results/lora4_m/1/imdb"
+    (tmp_path / "own.tsv").write_text("\n".join(["\t".join(grid.COLUMNS), rows[1].replace("mails\t", "rte\t")]))
+    done = train_all(RECIPE=str(tmp_path / "own.tsv"), SEEDS="1")
+    assert "own.tsv: the row of rte has data of its own; give them a name that isn't GLUE's" in done.stderr
 
 
 def test_a_rank_is_for_its_own_adapter_alone():

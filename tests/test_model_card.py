@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import huggingface_hub
+import peft
 import pytest
 import yaml
 from helpers import read
 from huggingface_hub import HfApi, ModelCard, RepoUrl
 
+from glue_peft import record as run_record
 from glue_peft.errors import UsageError
 
 
@@ -28,6 +30,14 @@ def test_a_card_tells_what_came_out_of_what(run, tiny):
     assert "--rank 8" in card.text
     assert json.loads(card.text.split("```json\n")[1].split("```")[0])["r"] == 8
     assert "More Information Needed" not in card.text
+
+
+def test_a_fork_is_named_by_its_commit_and_not_by_its_place(run, monkeypatch):
+    """Where PEFT is a clone with changes."""
+    fork = {"peft": {"place": "/home/me/secret/peft", "commit": "5eed", "changed_files": ["a.py"]}}
+    monkeypatch.setattr(run_record, "imported_from_clones", lambda repository: fork)
+    text = (run() / "README.md").read_text()
+    assert f"peft {peft.__version__} (commit 5eed, changed)" in text and "secret" not in text
 
 
 def test_full_fine_tuning_and_own_data_have_a_card_too(run, tmp_path):

@@ -53,7 +53,7 @@ def test_an_adapter_that_the_grid_makes_needn_t_be_there(monkeypatch, capsys, tm
     [
         (["--num_train_epoch", "3"], "--num_train_epoch"),
         (["stray"], "stray"),
-        (["--train_file", "x.csv"], "exactly one of --task_name"),
+        (["--dataset_config_name", "x"], "--dataset_config_name goes with --dataset_name"),
         (["--learning_rate", "fast"], "--learning_rate"),
         (["--adapter_dropout", "2"], "--adapter_dropout 2.0"),
         (["--optim", "adamw_bnb_8bit"], "--optim adamw_bnb_8bit: You need to install `bitsandbytes`"),
@@ -96,7 +96,7 @@ def test_an_adapter_s_file_is_read(content, message, tmp_path: Path, monkeypatch
     if content is not None:
         path.write_text(content)
     settings = LORA | {"RECIPE": "fourierft", "TASKS": "rte", "SEEDS": "1"}
-    (command,) = commands_of(settings, "--adapter_config", str(path))
+    (command,) = commands_of(settings | {"ADAPTERS": str(path)})
     (line,) = answer([command], monkeypatch, capsys)
     assert line.startswith(f"--adapter_config {path}: ") and message in line
     assert answer(commands_of(settings), monkeypatch, capsys) == []

@@ -26,7 +26,7 @@ import run_glue
 from glue_peft import recipe as recipes
 from glue_peft.adapters import number_of_bases, projection_key, target_widths
 from glue_peft.arguments import AdapterArguments
-from glue_peft.grid import read_grid, read_recipe
+from glue_peft.grid import COLUMNS, read_grid, read_recipe
 from glue_peft.tables.published import read_published
 
 OWN = ("minilm", "tuned")  # this project's recipes; the others are papers'
@@ -321,6 +321,15 @@ def test_lora_s_recipes_start_three_tasks_from_the_same_seed_s_mnli_run():
             expected = f"{run.folder.rsplit('/', 1)[0]}/mnli"
             assert start == (expected if run.task in ("mrpc", "rte", "stsb") else None)
             assert position[expected] <= index
+
+
+def test_a_recipe_says_what_its_columns_are():
+    """In the line above them, column by column in their order; the same words in each."""
+    named = re.sub(r" \([^)]*\)", "", recipes.COLUMNS_LINE).removeprefix("# columns: ").split("; ")
+    assert tuple(named) == COLUMNS
+    for path in (REPOSITORY / "recipes").glob("*.tsv"):
+        above, _, _ = path.read_text(encoding="utf-8").partition("\n" + "\t".join(COLUMNS) + "\n")
+        assert above.splitlines()[-1] == recipes.COLUMNS_LINE, path
 
 
 def test_seeds_statistic_and_epoch_are_the_recipe_s():

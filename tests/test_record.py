@@ -1,5 +1,6 @@
 """record.py: what run.json holds, and the scores in it."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_record_has_the_keys_that_tables_and_older_records_have(run):
     keys = set(
         "adapter_config adapter_config_file arguments base_model command data data_sha256 device fast_adapters "
         "git_commit metrics parameters peak_memory platform precision processes saved_bytes scores seconds threads "
-        "unpadded_encoder versions".split()
+        "sources unpadded_encoder versions".split()
     )
     folder = run(eval_strategy="epoch", selection_fraction=0.25)
     record = read(folder / "run.json")
@@ -77,6 +78,42 @@ def test_environment_names_versions_and_commit(tmp_path):
     assert environment["git_commit"] is None
     assert environment["versions"]["torch"] == torch.__version__
     json.dumps(environment)
+
+
+def test_a_fork_in_use_is_recorded_with_its_commit_and_changes(tmp_path, monkeypatch):
+    """As `pip install -e` leaves it on Python's path; and one that pip installed from git, by what pip notes."""
+    package = tmp_path / "clone/src/forked_method"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "layer.py"):
+        (package / name).write_text("")
+    (tmp_path / "clone/notes.md").write_text("")
+    git = ["git", "-C", str(tmp_path / "clone"), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "as published"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    noted = {"url": "https://example.org/p.git", "vcs_info": {"vcs": "git", "commit_id": "5eed"}}
+    installed = tmp_path / "site-packages/p-1.0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: p\nVersion: 1.0\n")
+    (installed / "direct_url.json").write_text(json.dumps(noted))
+    monkeypatch.syspath_prepend(tmp_path / "clone/src")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    monkeypatch.setitem(sys.modules, "forked_method", importlib.import_module("forked_method"))
+    expected = {"place": str(package), "commit": commit, "changed_files": []}
+    sources = describe_environment(REPOSITORY)["sources"]
+    assert sources["forked_method"] == expected and "glue_peft" not in sources and "peft" not in sources
+    assert sources["p"] == {"place": "https://example.org/p.git", "commit": "5eed", "changed_files": []}
+    (package / "layer.py").write_text("changed")
+    (package / "new.py").write_text("")
+    (tmp_path / "clone/notes.md").write_text("no code of the package")
+    sources = describe_environment(REPOSITORY)["sources"]
+    assert sources["forked_method"] == {**expected, "changed_files": ["layer.py", "new.py"]}
+
+
+def test_without_git_there_is_no_commit(monkeypatch):
+    """A container may lack it: no reason to lose a run."""
+    monkeypatch.setenv("PATH", "")
+    assert describe_environment(REPOSITORY)["git_commit"] is None
 
 
 def test_it_needs_no_torch():

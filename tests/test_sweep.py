@@ -665,6 +665,34 @@ def test_the_first_lines_say_what_will_run_and_the_last_what_comes_next(world, j
     assert table.returncode == 0, table.stderr
 
 
+def test_an_adapter_from_a_file_is_swept_like_any_other(world):
+    """Said once before the runs; a second sweep skips them; a line of the grid for Slurm; the table's command."""
+    grid = settings(world, ADAPTERS="lora x/hra.json", SEEDS="1", TASKS="rte")
+    assert train_all(MISSING="1", **grid).stdout == "1-2\n"
+    line = train_all(SLURM_ARRAY_TASK_ID="1", **grid)
+    assert line.returncode == 0 and f"line 1 of the grid; its output goes to {world}/results/hra/1/rte" in line.stdout
+    first = train_all(**grid)
+    assert "adapters hra.json lora:4;" in first.stdout and first.stderr.count("hra takes the row of randlora") == 1
+    assert f"parse_results.py {world}/results/hra {world}/results/lora4 1-1" in first.stdout
+    assert "0 done, 2 skipped as finished, 0 failed" in train_all(**grid).stdout
+    status = train_all(STATUS="1", **grid).stdout
+    assert re.search(r"^hra +\| 1/0/0/0", status, re.M) and "all runs are finished" in status
+
+
+def test_data_of_one_s_own_are_swept_like_a_task(world):
+    """What is finished is skipped, also by their status; other files in the same folder are another run's."""
+    grid = settings(world, TASKS="messages", ADAPTERS="lora")
+    files = ["--train_file", "a.csv", "--validation_file", "b.csv"]
+    first = train_all(*files, **grid)
+    assert first.returncode == 0 and folders(world) == ["1/messages", "2/messages"]
+    assert "--tasks messages" in first.stdout.splitlines()[-1]
+    status = train_all(*files, STATUS="1", **grid).stdout.splitlines()
+    assert status[1].split() == ["name", "|", "messages", "|", "all"] and "| 2/0/0/0" in status[2]
+    assert "0 done, 2 skipped as finished" in train_all(*files, **grid).stdout
+    other = train_all("--train_file", "c.csv", *files[2:], **grid)
+    assert other.returncode == 1 and "--train_file c.csv (the folder has a.csv)" in other.stdout
+
+
 def test_the_table_s_seeds_are_never_how_many():
     """Seed 7 alone is 7-7; the paper's tasks need no option."""
     runs = [Run(f"r/lora4/7/{task}", ("python", "run_glue.py")) for task in PAPER_TASKS]
@@ -838,7 +866,7 @@ def test_a_tuned_sweep_searches_and_then_trains_with_what_it_found(world, jobs):
         command = read(world / f"results/{row}/2/mrpc/run.json")["command"]
         assert command[command.index("--learning_rate") + 1] == "1e-2" and "--do_predict" in command
     assert lines[-1].endswith(f"{world}/results/lora4 {world}/results/vera256 1-2 --tasks mrpc")
-    assert [line.split("\t")[4] for line in (world / "results/tuned.tsv").read_text().splitlines()] == [
+    assert [line.split("\t")[4] for line in (world / "results/tuned.tsv").read_text().splitlines()[1:]] == [
         "learning_rate",
         "1e-2",
         "1e-2",

@@ -26,7 +26,7 @@ from sweep_helpers import (
 )
 
 import run_glue
-from glue_peft import tuning
+from glue_peft import run_folder, tuning
 from glue_peft.errors import UsageError
 from glue_peft.grid import COLUMNS, Run, read_grid, read_recipe
 
@@ -213,7 +213,7 @@ def test_at_a_grid_s_edge_every_method_gets_one_more_rate_there(tmp_path, best, 
     assert {row: sorted(of_row, key=float) for row, of_row in rates(now).items()} == dict.fromkeys(best, grid.split())
     at_edge = [chosen[0]] == grid.split()[-1:]
     assert ("at the grid's upper edge" in tuning.search_lines(now)[-2]) == at_edge
-    assert any("every method gets a rate more" in line for line in tuning.search_lines(now))
+    assert any("every method gets one more rate" in line for line in tuning.search_lines(now))
 
 
 @pytest.mark.parametrize(
@@ -312,6 +312,45 @@ def test_the_chosen_rates_are_a_recipe_that_gives_the_final_runs(tmp_path, monke
     before = Path("out/tuned.tsv").stat().st_mtime_ns
     tuning.write_recipe(now, {"RESULTS": "out"}, flags)
     assert Path("out/tuned.tsv").stat().st_mtime_ns == before
+
+
+def test_an_adapter_from_a_file_is_tuned_like_any_other(tmp_path, monkeypatch):
+    """Around the first row's rate, in folders of the file's name; the recipe written names the file."""
+    monkeypatch.chdir(tmp_path)
+    variables = {"ADAPTERS": "lora my/hra.json", "RESULTS": "out", "LEARNING_RATES": "", "RATE_FACTORS": "1 3 10"}
+    now = end_searches(Path("out"), best_at(lora4=3e-4, hra=3e-4), **variables)
+    assert {run.row for run in now.search} == {
+        f"{row}_lr{rate}" for row in ("lora4", "hra") for rate in ("1e-4", "3e-4", "1e-3")
+    }
+    tuning.write_recipe(now, {"RESULTS": "out"}, [])
+    written = {row["adapter"]: row for row in read_recipe("out/tuned.tsv")}
+    assert written["hra"]["flags"] == "--fp16 --adapter_config my/hra.json" and written["hra"]["rank"] == "-"
+    again = read_grid({"RECIPE": "out/tuned.tsv", "RESULTS": "out", "SEEDS": "1-2"}, [])
+    assert {run.folder: {*run.flags} for run in again} == {run.folder: {*run.flags} for run in now.final}
+    assert {run.row for run in again} == {"lora4", "hra"}
+
+
+def test_data_of_one_s_own_are_tuned_by_the_metric_of_their_kind(tmp_path, monkeypatch):
+    """Scores by the least mean squared error; the recipe written names the files, so that it can be run by itself."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--train_file", "a.csv", "--validation_file", "b.csv", "--test_file", "c.csv"]
+    variables = {"ADAPTERS": "lora", "TASKS": "mails", "RESULTS": "out"}
+    for run in tuned(Path("out"), *flags, **variables).search:
+        assert "--task_name" not in run.flags
+        error = 1.5 + abs(math.log10(rate_of(run) / 1e-3))
+        record = {"command": run.flags, "arguments": {"do_eval": False}, "data": {"kind": "regression"}}
+        record["scores"] = {"metric": "selection_mse", "last": {"epoch": 2.0, "selection_mse": error}}
+        for name in (run_folder.COMMAND_FILE, run_folder.RECORD_FILE):
+            Path(run.folder).mkdir(parents=True, exist_ok=True)
+            run_folder.write_json(Path(run.folder) / name, record)
+    now = tuned(Path("out"), *flags, **variables)
+    assert [float(found.rate) for found in now.chosen] == [1e-3]
+    assert "1e-3: least mean squared error on held-out rows, 1.5; rates" in "\n".join(tuning.search_lines(now))
+    tuning.write_recipe(now, {"RESULTS": "out"}, flags)
+    (row,) = read_recipe("out/tuned.tsv")
+    assert row["flags"] == "--fp16 --train_file a.csv --validation_file b.csv"
+    again = read_grid({"RECIPE": "out/tuned.tsv", "RESULTS": "out", "SEEDS": "1-2"}, ["--test_file", "c.csv"])
+    assert {run.folder: {*run.flags} for run in again} == {run.folder: {*run.flags} for run in now.final}
 
 
 def test_status_names_the_next_array(tmp_path):
