@@ -49,6 +49,10 @@ LAUNCH = 2e9
 # divided by this have room for a factor of 1000 on either side (test_gradients_of_a_model_at_the_scalers_scales).
 FP16_UNIT = 16.0
 
+Pair = tuple[Tensor, Tensor]
+Bases = Sequence[Tensor]  # the random bases of all layers
+Grad = Tensor | None  # None where nothing came back
+
 
 class FastAdapters(NamedTuple):
     """How many layers were converted, and how many were left to PEFT for which reason."""
@@ -110,7 +114,7 @@ class _Merge(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Grad) -> tuple[Grad, ...]:
         """Return the gradients of the trained tensors, from those of the merged weights or of the factors.
 
         A layer that was not called has none.
@@ -132,19 +136,10 @@ class _Linear(torch.autograd.Function):
     """Y = X merged^T + b of one layer, with the gradient of the merged weight, or of the factors of its update."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        setting: _Setting,
-        thin: bool,
-        x: Tensor,
-        bias: Tensor | None,
-        merged: Tensor,
-        left: Tensor,
-        right: Tensor,
-    ) -> Tensor:
-        """Return Y of all tokens, [T, out]."""
+    def forward(ctx: Any, setting: _Setting, thin: bool, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+        """Return Y of all tokens, [T, out], from the merged weight and its update's factors."""
         ctx.setting, ctx.thin = setting, thin
-        trains_left, trains_right = setting.sides
+        (merged, left, right), (trains_left, trains_right) = weights, setting.sides
         kept = x if setting.needs_grad else None
         if thin and not trains_right:  # X right^T [T, R] suffices
             kept, right = x @ right.T, None
@@ -154,7 +149,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Grad, ...]:
         """Return the gradients of X, b, and the merged weight or the trained factors."""
         _, _, needs_x, needs_bias, needs_weight, *_ = ctx.needs_input_grad
         (trains_left, trains_right), unit = ctx.setting.sides, ctx.setting.unit
@@ -179,7 +174,7 @@ def _thirds(items: Sequence) -> list[Sequence]:
     return [items[start : start + size] for start in (0, size, 2 * size)]
 
 
-def _stacked(grads: Sequence[Tensor | None]) -> Tensor | None:
+def _stacked(grads: Sequence[Grad]) -> Grad:
     """Return a stack of gradients, zero where there is none; None without any."""
     some = next((grad for grad in grads if grad is not None), None)
     return None if some is None else torch.stack([torch.zeros_like(some) if grad is None else grad for grad in grads])
@@ -228,7 +223,7 @@ class _Stack:
         return bool(self.parts)
 
     def form(self) -> list[Sequence[Tensor | None]]:
-        """Return the layers' cast biases, where they need a cast, merged weights, left factors and right ones."""
+        """Return the layers' biases, cast where they need it, merged weights, and for the thin side their factors."""
         setting, layers = self.setting, self.layers
         weights, biases, first, second = zip(*(layer.own(setting.adapter) for layer in layers), strict=True)
         undisturbed = contextlib.nullcontext if torch.compiler.is_compiling() else _undisturbed
@@ -237,7 +232,8 @@ class _Stack:
             outputs = _Merge.apply(setting, *shared, *weights, *first, *second)
             if setting.has_bias and setting.dtype != setting.weight_dtype:
                 biases = torch.stack([bias.detach() for bias in biases]).to(setting.dtype).unbind()
-        return [biases, *_thirds(outputs)]
+        merged, *factors = _thirds(outputs)
+        return [biases, merged, *(factors if self.thin else [[None] * len(layers)] * 2)]
 
     def linear(self, index: int, x: Tensor) -> Tensor:
         """Return Y of the layer at this index."""
@@ -370,9 +366,7 @@ class FastRandLora(_WeightSpace, randlora.Linear):
         return shape[1] > shape[0], shape[1] <= shape[0]
 
     @staticmethod
-    def factors_of(
-        setting: _Setting, shared: Sequence[Tensor], lambda_: Tensor, gamma: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def factors_of(setting: _Setting, shared: Bases, lambda_: Tensor, gamma: Tensor) -> Pair:
         """Return the factors of dW, [L or 1, out, R] and [L or 1, R, in].
 
         PEFT flattens B base-major but A rank-major: column k of D meets rank k // n and basis k % n of lambda A gamma.
@@ -383,9 +377,7 @@ class FastRandLora(_WeightSpace, randlora.Linear):
         return (scaled.mT, dense.mT) if setting.sides[0] else (dense, scaled)
 
     @staticmethod
-    def gradients_of(
-        setting: _Setting, shared: Sequence[Tensor], lambda_: Tensor, gamma: Tensor, *grads: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def gradients_of(setting: _Setting, shared: Bases, lambda_: Tensor, gamma: Tensor, *grads: Grad) -> Pair:
         """Return the gradients of lambda [L, r, n] and gamma [L, n, small] from that of S / (s unit)."""
         base = shared[0][..., : min(setting.shape)] * (setting.scaling * setting.unit)
         grad = grads[1] if grads[0] is None else grads[0].mT
@@ -404,18 +396,14 @@ class FastVera(_WeightSpace, vera.Linear):
         return True, False
 
     @staticmethod
-    def factors_of(
-        setting: _Setting, shared: Sequence[Tensor], lambda_b: Tensor, lambda_d: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def factors_of(setting: _Setting, shared: Bases, lambda_b: Tensor, lambda_d: Tensor) -> Pair:
         """Return the factors of dW, [L, out, R] and [1, R, in]."""
         dense, base = shared[0][:, : setting.shape[1]], shared[1][: setting.shape[0]]
         scaled = (lambda_b.unsqueeze(-1) * base).mul_(lambda_d.unsqueeze(1))
         return scaled.to(setting.dtype), dense.to(setting.dtype).unsqueeze(0)
 
     @staticmethod
-    def gradients_of(
-        setting: _Setting, shared: Sequence[Tensor], lambda_b: Tensor, lambda_d: Tensor, *grads: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def gradients_of(setting: _Setting, shared: Bases, lambda_b: Tensor, lambda_d: Tensor, *grads: Grad) -> Pair:
         """Return the gradients of lambda_b [L, out] and lambda_d [L, R] from that of S / unit."""
         base = shared[1][: setting.shape[0]] * setting.unit
         grad = grads[0].to(base.dtype).mul_(base)
@@ -433,16 +421,12 @@ class FastLora(_WeightSpace, lora.Linear):
         return True, True
 
     @staticmethod
-    def factors_of(
-        setting: _Setting, _shared: Sequence[Tensor], lora_b: Tensor, lora_a: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def factors_of(setting: _Setting, _shared: Bases, lora_b: Tensor, lora_a: Tensor) -> Pair:
         """Return the factors of dW, [L, out, r] and [L, r, in]."""
         return (setting.scaling * lora_b).to(setting.dtype), lora_a.to(setting.dtype)
 
     @staticmethod
-    def gradients_of(
-        setting: _Setting, _shared: Sequence[Tensor], lora_b: Tensor, lora_a: Tensor, *grads: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def gradients_of(setting: _Setting, _shared: Bases, lora_b: Tensor, lora_a: Tensor, *grads: Grad) -> Pair:
         """Return the gradients of B and A from those of s B / unit and A / unit."""
         grad_b, grad_a = (grad.to(lora_b.dtype) for grad in grads)
         return grad_b * (setting.scaling * setting.unit), grad_a * setting.unit
