@@ -326,8 +326,9 @@ def use_fast_paths(
 ) -> tuple[run_record.ConvertedLayers, run_record.UnpaddedEncoder]:
     """Switch on what computes the same in less time; return for the record what was and what was not, and why."""
     layers: run_record.ConvertedLayers = {"converted": 0, "left": {}}
-    if adapter_args.fast_adapters and isinstance(model, PeftModel):
-        layers["converted"], layers["left"] = use_fast_adapters(model)
+    if adapter_args.fast_adapters != "off" and isinstance(model, PeftModel):
+        as_on_gpu = adapter_args.fast_adapters == "stacked"
+        layers["converted"], layers["left"] = use_fast_adapters(model, as_on_gpu)
         left = "".join(f", {count} left ({reason})" for reason, count in layers["left"].items())
         logger.info(f"fast adapters: {layers['converted']} layers converted{left}")
     padded = "--no_unpad" if not data_args.unpad else "--pad_to_max_length" if data_args.pad_to_max_length else None

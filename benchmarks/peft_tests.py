@@ -68,7 +68,7 @@ def switch_on() -> None:
     def inject_and_convert(self: BaseTuner, *args: Any, **kwargs: Any) -> Any:
         """PEFT's own, then ours."""
         result = inject(self, *args, **kwargs)
-        fast_adapters.use_fast_adapters(self)
+        fast_adapters.use_fast_adapters(self, as_on_gpu=True)
         return result
 
     BaseTuner.inject_adapter = inject_and_convert

@@ -24,7 +24,7 @@ paper_bases        RandLoRA's random bases as its authors' code draws them
 adapter_state      what an adapter stands on, by hash, and what its checkpoints hold beyond PEFT's own file
 trials             what can only be tried, before training: does a method run on a model, can it be merged?
 adapters           head, bases and counts; PEFT config files; adding, loading and starting from adapters; merging
-fast_adapters      RandLoRA, VeRA and LoRA layers in weight space: the same results in less time
+fast_adapters      RandLoRA, VeRA, LoRA in weight space, all layers of a shape at once: the same results in less time
 unpadded_encoder   BERT's and RoBERTa's encoders on the real tokens alone
 metric             GLUE's metrics
 eval_predictions   the logits of every validation row, of the last, the best and the selected epoch

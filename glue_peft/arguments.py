@@ -140,6 +140,8 @@ OTHER_NAMES = {
     "output_dir": "output out_dir output_folder",
     "seed": "random_seed",
 }
+# --fast_adapters was true or false before, and is so in older records and argument files.
+FAST_ADAPTERS = {"auto": "auto", "stacked": "stacked", "off": "off", "true": "auto", "false": "off"}
 
 logger = logging.getLogger("run_glue")
 
@@ -280,8 +282,14 @@ class AdapterArguments:
     save_projection: bool = field(
         default=False, metadata={"help": "Save the random bases themselves (up to gigabytes), not only their hash."}
     )
-    fast_adapters: bool = field(
-        default=True, metadata={"help": "Compute RandLoRA, VeRA and LoRA layers in weight space: the same results."}
+    fast_adapters: str = field(
+        default="auto",
+        metadata={
+            "nargs": "?",
+            "const": "auto",
+            "help": "Compute RandLoRA, VeRA and LoRA layers in weight space, all layers of a shape at once, with the "
+            "same results: auto (where it takes less on this device), stacked (always, as on a GPU), off (never).",
+        },
     )
     adapter_config: str | None = field(
         default=None,
@@ -440,6 +448,8 @@ def parse_arguments(
         formatter_class=ManualFormatter,
         allow_abbrev=False,
     )
+    off = {"action": "store_const", "const": "off", "default": argparse.SUPPRESS}
+    parser.add_argument("--no_fast_adapters", dest="fast_adapters", help="The same as --fast_adapters off.", **off)
     argv = written_out(argv)
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(
@@ -647,6 +657,10 @@ def check_adapter_arguments(
     adapter_args: AdapterArguments, training_args: GlueTrainingArguments, given: set[str]
 ) -> None:
     """Raise UsageError for adapter flags that contradict each other or would have no effect."""
+    setting = FAST_ADAPTERS.get(adapter_args.fast_adapters.lower())
+    if setting is None:
+        raise UsageError(f"--fast_adapters {adapter_args.fast_adapters}: allowed are auto, stacked, off")
+    adapter_args.fast_adapters = setting
     ways = given & {"adapter_name", "adapter_config", "adapter_path"}
     if len(ways) > 1:
         raise UsageError(f"give one of {' and '.join(f'--{way}' for way in sorted(ways))}")

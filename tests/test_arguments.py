@@ -76,6 +76,33 @@ def test_later_json_files_and_then_flags_win(tiny, tmp_path):
         parse_arguments([files[0], str(tmp_path / "gone.json")])
 
 
+@pytest.mark.parametrize(
+    ("flags", "setting"),
+    [
+        ([], "auto"),
+        (["--fast_adapters"], "auto"),
+        (["--fast_adapters", "stacked"], "stacked"),
+        (["--fast_adapters=off"], "off"),
+        (["--no_fast_adapters"], "off"),
+        (["--fast_adapters", "True"], "auto"),
+        (["--fast_adapters=false"], "off"),
+        ({"fast_adapters": True}, "auto"),
+        ({"fast_adapters": False}, "off"),
+        ({"fast_adapters": "stacked"}, "stacked"),
+    ],
+    ids=str,
+)
+def test_fast_adapters_are_read_as_they_were_written_before(tiny, tmp_path, flags, setting):
+    """The flag was true or false, and is so in older argument files."""
+    argv = arguments(tiny, tmp_path / "out")
+    if isinstance(flags, dict):
+        (tmp_path / "arguments.json").write_text(json.dumps(flags))
+        argv = [str(tmp_path / "arguments.json"), *argv]
+    else:
+        argv += flags
+    assert parse_arguments(argv)[2].fast_adapters == setting
+
+
 def test_help_is_a_manual(capsys):
     """The module's docstring, then every flag with its default."""
     with pytest.raises(SystemExit) as stopped:
@@ -166,6 +193,7 @@ def test_help_is_a_manual(capsys):
             {"adapter_name": "randlora", "randlora_sparse": True, "randlora_very_sparse": True},
             "--randlora_sparse and --randlora_very_sparse contradict",
         ),
+        ({"fast_adapters": "per_layer"}, "--fast_adapters per_layer: allowed are auto, stacked, off$"),
         ({"adapter_name": "none", "rank": None, "save_merged": "x"}, "--save_merged has no effect with"),
         ({"tokenizer_name": "no/such_tokenizer"}, "--tokenizer_name no/such_tokenizer"),
         ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint nowhere: not a complete checkpoint"),

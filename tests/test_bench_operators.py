@@ -27,6 +27,12 @@ from benchmarks.bench_operators import (
 LIMITS = {
     "full fine-tuning, padded": 1_088,
     "full fine-tuning, packed": 1_150,
+    "lora r4, ours, padded": 900,
+    "lora r4, ours, packed": 1_000,
+    "randlora r8, ours, padded": 900,
+    "randlora r8, ours, packed": 1_000,
+    "vera r32, ours, padded": 900,
+    "vera r32, ours, packed": 1_000,
 }
 count_once = functools.cache(count_case)
 
@@ -45,11 +51,18 @@ def test_a_step_launches_no_more_than_its_limit_and_waits_for_nothing(case: str)
     assert not counts["step"].waits and not counts["evaluation"].waits
 
 
+def test_a_layer_of_an_adapted_model_launches_no_more_than_one_of_full_fine_tuning() -> None:
+    """Packed as well: what the adapter costs does not grow with the number of layers."""
+    for how in ("padded", "packed"):
+        for adapter in ("lora r4", "randlora r8", "vera r32"):
+            assert one_more_layer(f"{adapter}, ours, {how}") <= one_more_layer(f"full fine-tuning, {how}")
+
+
 def test_packing_adds_at_most_twelve_operators_a_layer() -> None:
     """Forward and backward together, and in an evaluation's forward alone."""
-    case = "full fine-tuning"
-    for part in ("step", "evaluation"):
-        assert 0 < one_more_layer(f"{case}, packed", part) - one_more_layer(f"{case}, padded", part) <= 12
+    for case in ("full fine-tuning", "randlora r8, ours"):
+        for part in ("step", "evaluation"):
+            assert 0 < one_more_layer(f"{case}, packed", part) - one_more_layer(f"{case}, padded", part) <= 12
 
 
 def test_the_wait_of_the_library_is_seen() -> None:

@@ -146,7 +146,8 @@ def test_diverged_and_failed(tmp_path):
         ({"arguments": {"seed": 1}}, "its seed is 1"),
         ({"precision": "fp16"}, 'precision "fp16", not "float32"'),
         ({"arguments": {"output_dir": "elsewhere", "logging_steps": 7, "dataset_path": "b"}}, None),
-        ({"arguments": {"fast_adapters": False}}, None),  # --no_fast_adapters computes the same
+        ({"arguments": {"fast_adapters": False}}, None),  # --no_fast_adapters computes the same, ...
+        ({"arguments": {"fast_adapters": "stacked"}}, None),  # ... and so does every way of today
         ({"arguments": {"learning_rate": 2e-4}}, "learning_rate 0.0002, not 0.0001"),
         ({"arguments": {"tokenizer_name": "another"}}, 'tokenizer_name "another", not null'),
     ],

@@ -119,15 +119,22 @@ def test_resume_without_a_complete_checkpoint_starts_afresh(run, caplog):
     assert any("nothing to resume" in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first):
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"no_fast_adapters": True}, {"fast_adapters": "stacked"}),
+        ({"fast_adapters": "stacked"}, {"fast_adapters": "off"}),
+        ({"fast_adapters": "True"}, {"fast_adapters": "False"}),  # as it was written before
+    ],
+    ids=str,
+)
+def test_a_run_can_be_resumed_on_the_other_path(run, without_dropout, first, then):
     """From PEFT's layers to ours and back."""
-    off = {"no_fast_adapters": True}
     flags = {"adapter_name": "randlora", "model_name_or_path": without_dropout / "roberta", "num_train_epochs": 2}
     whole = run("whole", **flags)
     with killed_at_step_5(), pytest.raises(Killed):
-        run("killed", **flags, **(off if first else {}))
-    resumed = run("killed", resume=True, **flags, **({} if first else off))
+        run("killed", **flags, **first)
+    resumed = run("killed", resume=True, **flags, **then)
     losses = [read(folder / "eval_results.json")["eval_loss"] for folder in (whole, resumed)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
