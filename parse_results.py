@@ -1,10 +1,11 @@
 """Print tables of GLUE results: each task's mean and standard deviation over seeds, with the protocol beside them.
 
-    python parse_results.py finetuned_results/randlora64 5
+    python parse_results.py finetuned_results
 
-reads finetuned_results/randlora64/<seed>/<task>/ of seeds 1 to 5, as run_glue.py writes them, and prints a caption,
-a header, a row, and what a reader has to know about the runs (--format latex makes a document of it). With two seeds
-of two tasks, and nothing there but eval_results.json, it prints for example:
+finds every finetuned_results/<adapter>/<seed>/<task>/, as run_glue.py writes them, and prints a caption, a header, a
+row for each adapter, and what a reader has to know about the runs. `finetuned_results/randlora64 5` in place of that
+is one row with seeds 1 to 5. With two seeds of two tasks, and nothing there but eval_results.json, it prints for
+example:
 
     mean ± sample std over 2 seeds, in percent; evaluated model, epoch unknown; MNLI starts unknown
     name | mrpc | cola | avg \\\\
@@ -27,7 +28,8 @@ A task that no seed has is left out, and a line says so. A file that only some s
 error that names every such file. With --allow_missing a cell is computed from the seeds that are there and shows how
 many they are, as in `88.0 ± 1.0 (n=4)`, and the average uses only the seeds that have every task in the table.
 
-NSEEDS is how many seeds there are (5: seeds 1 to 5), a range (3-5; 101-101 is one seed) or a list (1,3).
+Each ROOT is a row's folder or holds such folders; the last word may be NSEEDS: how many seeds there are (5: seeds 1
+to 5), a range (3-5; 101-101 is one seed) or a list (1,3). Without it they are all that any row has.
 
 --format runs prints what stands in run.json of every run, a CSV line each, scores in percent.
 
@@ -85,7 +87,7 @@ from glue_peft.tables.published import (
     published_records,
 )
 from glue_peft.tables.records import comparison_records, run_records, score_records
-from glue_peft.tables.results import Results, Row, add_arguments, read_results, wanted_seeds, wanted_tasks
+from glue_peft.tables.results import Results, Row, add_arguments, read_results, wanted_rows, wanted_tasks
 from glue_peft.tables.search import Searches, read_searches
 from glue_peft.tables.status import status_lines
 
@@ -95,7 +97,7 @@ SEEDS_FOR_A_POPULATION = 5  # below, the population's deviation is much too smal
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line; the values of ROOT and NSEEDS are checked by read_results."""
+    """Parse the command line; the words ROOT... [NSEEDS] are checked by read_results."""
     parser = OneLineParser(
         prog="parse_results.py",
         description=__doc__,
@@ -146,7 +148,7 @@ def refuse_without_effect(args: argparse.Namespace, parser: argparse.ArgumentPar
     defaults = vars(parser.parse_args(["ROOT", "1"]))
     changed = [name for name in defaults if getattr(args, name) != defaults[name]]
     for name in changed:
-        if args.status and name not in ("roots", "n_seeds", "tasks", "status"):
+        if args.status and name not in ("roots", "tasks", "status"):
             parser.error(f"--status goes with --tasks alone, not with --{name}")
         if args.format == "runs" and name in NOT_FOR_RUNS:
             parser.error(f"--format runs lists each run by itself: --{name} has no effect on it")
@@ -277,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     if args.status:
         tasks = None if args.tasks is None else wanted_tasks(args.tasks)
-        text = "\n".join(status_lines(args.roots, wanted_seeds(args.n_seeds), tasks)) + "\n"
+        text = "\n".join(status_lines(*wanted_rows(args.roots), tasks)) + "\n"
     else:
         results = read_results(args)
         if args.ddof is None:

@@ -1,6 +1,7 @@
 """Plot GLUE results: each task's seeds with mean and interval, and the average score against the adapter's size.
 
-    python plot_results.py finetuned_results/lora4 finetuned_results/randlora64 finetuned_results/vera256 5 scores.png
+    python plot_results.py finetuned_results scores.png
+    python plot_results.py finetuned_results/lora4 finetuned_results/vera256 5 scores.png
 
 reads the folders as parse_results.py does, with the same options, and writes a PNG, PDF or SVG. One panel a task: a
 small mark for each seed, a large one for the mean, and a bar for its 95 % t interval. Each ROOT has a colour of Okabe
@@ -11,17 +12,18 @@ over the tasks against the trained parameters without the head, on a logarithmic
 place in it.
 What is missing, dropped or odd among the runs is printed to stderr.
 
-    python plot_results.py --tuning finetuned_results/lora4 finetuned_results/vera256 8 tuning.png
+    python plot_results.py --tuning finetuned_results/lora4 finetuned_results/vera256 tuning.png
 
 draws the search of learning rates behind such rows (TUNE=1 bash train_all.sh), whether or not their final runs are
 there: above the score of each seed against the rate, below the score that a search of 1, 2, ... rates would have
-reached, with its 95 % interval. NSEEDS plays no part in it.
+reached, with its 95 % interval.
 
 Exit status: 0 if the figure was written, else 2. Needs matplotlib, and SciPy for the intervals.
 """
 
 import argparse
 import math
+import re
 import statistics
 import sys
 from collections.abc import Iterator
@@ -36,8 +38,16 @@ from glue_peft.tables.figure_style import COLOURS, MARKERS, SUFFIXES, check_figu
 from glue_peft.tables.health import coverage_lines, health_lines
 from glue_peft.tables.protocol import data_limits, epochs_in_words, has_all_seeds
 from glue_peft.tables.published import PublishedRow, published_of
-from glue_peft.tables.results import Results, Row, add_arguments, read_results, row_names, wanted_tasks
-from glue_peft.tables.search import read_searches
+from glue_peft.tables.results import (
+    SEEDS_PATTERN,
+    Results,
+    Row,
+    add_arguments,
+    read_results,
+    row_names,
+    wanted_tasks,
+)
+from glue_peft.tables.search import read_searches, rows_of_searches
 from glue_peft.tables.search_figure import draw_search
 from glue_peft.tasks import METRICS, title
 
@@ -61,12 +71,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no_published", action="store_true", help="leave out the papers' values")
     parser.add_argument("--tuning", action="store_true", help="draw the search of learning rates behind the rows")
     args = parser.parse_intermixed_args(argv)
-    defaults = vars(parser.parse_args(["ROOT", "1", "OUT"]))
+    defaults = vars(parser.parse_args(["ROOT", "OUT"]))
     for name in defaults:
         if (
             args.tuning
             and getattr(args, name) != defaults[name]
-            and name not in ("roots", "out", "tasks", "tuning", "n_seeds")
+            and name not in ("roots", "out", "tasks", "tuning")
         ):
             parser.error(f"--tuning goes with --tasks alone, not with --{name}")
     return args
@@ -194,7 +204,10 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
 
 def tuning_figure(args: argparse.Namespace) -> "Figure":
     """Return the figure of the search behind the rows; raises UsageError where there is none."""
-    roots = dict(zip(row_names(args.roots), map(Path, args.roots), strict=True))
+    *others, last = args.roots
+    words = others if others and re.fullmatch(SEEDS_PATTERN, last) else args.roots
+    folders = [folder for word in words for folder in rows_of_searches(Path(word))]
+    roots = dict(zip(row_names([str(folder) for folder in folders]), folders, strict=True))
     searches = read_searches(roots, wanted_tasks(args.tasks))
     for name, root in roots.items():
         if not searches[name]:

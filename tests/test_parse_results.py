@@ -646,13 +646,6 @@ def test_options_between_the_roots_and_the_seeds(tmp_path, capsys):
     assert parsed(capsys, tmp_path / "a", tmp_path / "b", "--ddof", 1, 2) == first
 
 
-def test_number_of_seeds_with_several_roots(tmp_path, capsys):
-    """The last argument is always NSEEDS."""
-    write_tree(tmp_path, TWO_TASKS)
-    status, out, err = parsed(capsys, tmp_path, tmp_path)
-    assert (status, out) == (2, []) and "NSEEDS" in err[0]
-
-
 def test_scipy_only_for_comparisons(tmp_path):
     """One row loads neither SciPy nor NumPy, two rows load SciPy; torch never."""
     roots = [str(write_rows(tmp_path / name, {"rte": [0.5, 0.6 + step]})) for name, step in (("a", 0), ("b", 0.1))]

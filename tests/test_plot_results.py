@@ -233,6 +233,8 @@ def test_the_tuning_figure_is_of_the_search_whether_or_not_there_are_final_runs(
     rows = [tmp_path / "lora4", tmp_path / "vera256"]
     assert call(plot_results, "--tuning", *rows, 8, tmp_path / "tuning.svg") == 0
     assert all(f"<!-- {name} -->" in (tmp_path / "tuning.svg").read_text() for name in ("MRPC", "RTE", "vera256"))
+    assert call(plot_results, "--tuning", tmp_path, tmp_path / "found.svg") == 0
+    assert (tmp_path / "found.svg").read_text() == (tmp_path / "tuning.svg").read_text()
     assert call(plot_results, "--tuning", *rows, 8, tmp_path / "rte.svg", "--tasks", "rte") == 0
     assert "<!-- MRPC -->" not in (tmp_path / "rte.svg").read_text()
     for wrong, message in (

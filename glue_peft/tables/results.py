@@ -1,6 +1,6 @@
 """Folders of results -> rows of runs, as the options of parse_results.py and plot_results.py ask for them.
 
-A row is a folder ROOT with a folder ROOT/<seed>/<task>/ for each run.
+A row is a folder with a folder <seed>/<task>/ in it for each run.
 """
 
 import argparse
@@ -13,13 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from glue_peft.errors import UsageError
-from glue_peft.run_folder import JOB_LOG, OLD_JOB_LOG, SEARCH, TUNED_RECIPE
+from glue_peft.run_folder import (
+    COMMAND_FILE,
+    FAILURE_FILE,
+    JOB_LOG,
+    OLD_FAILURE_FILE,
+    OLD_JOB_LOG,
+    RECORD_FILE,
+    SEARCH,
+    TUNED_RECIPE,
+)
 from glue_peft.tables.collapse import collapse, divergence
 from glue_peft.tables.read import EPOCHS, Run, UnusableFileError, printable, read_run
 from glue_peft.tasks import METRICS, PAPER_TASKS, TASKS, main_metric
 
 STSB_METRICS = TASKS["stsb"].metrics + ("combined_score",)
 MOST_SEEDS = 9999
+MOST_LEVELS = 3  # of folders above a row
+SEEDS_PATTERN = "[0-9][0-9, -]*"
+SIGNS_OF_A_RUN = (RECORD_FILE, "eval_results.json", COMMAND_FILE, FAILURE_FILE, OLD_FAILURE_FILE)
 
 
 @dataclass
@@ -84,8 +96,13 @@ class Results:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options on what is read; their values are checked by read_results."""
-    parser.add_argument("roots", metavar="ROOT", nargs="+", help="folder of one row, with ROOT/<seed>/<task>/ in it")
-    parser.add_argument("n_seeds", metavar="NSEEDS", help="how many seeds (5: 1 to 5), a range (3-5) or a list (1,3)")
+    parser.add_argument(
+        "roots",
+        metavar="ROOT",
+        nargs="+",
+        help="folder of one row, with ROOT/<seed>/<task>/ in it, or of several rows; after the last one may stand "
+        "NSEEDS: how many seeds (5: 1 to 5), a range (3-5) or a list (1,3); without it they are all that are there",
+    )
     parser.add_argument(
         "--tasks",
         help=f"tasks with commas between them, or `all` (default: {','.join(PAPER_TASKS)}; "
@@ -110,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_results(args: argparse.Namespace) -> Results:
     """Read all that the options ask for; raises UsageError, which names every file at fault."""
-    seeds, roots = wanted_seeds(args.n_seeds), distinct_roots(args.roots)
+    roots, seeds = wanted_rows(args.roots)
     wanted = wanted_tasks(args.tasks)
     metrics = wanted_metrics(args.metric, args.stsb_metric, wanted)
     rows = read_rows(roots, seeds, wanted, metrics, args.epoch)
@@ -130,6 +147,59 @@ def read_results(args: argparse.Namespace) -> Results:
             raise UsageError("\n".join([message, *unusable_lines([row], wanted, and_missing=False)]))
     empty = [task for task in wanted if task not in tasks]
     return Results(rows, tasks, empty, metrics, args.epoch, seeds, unusable, args.drop_collapsed)
+
+
+def wanted_rows(words: list[str]) -> tuple[list[str], list[int]]:
+    """Return the rows' folders and the seeds that ROOT... [NSEEDS] asks for; raises UsageError.
+
+    The last word is NSEEDS if it looks like that, or is no folder. Without it the seeds are those that are there.
+    """
+    *others, last = words
+    has_seeds = bool(others) and (re.fullmatch(SEEDS_PATTERN, last) is not None or not os.path.isdir(last))
+    seeds = wanted_seeds(last) if has_seeds else []
+    roots = [row for root in distinct_roots(others if has_seeds else words) for row in rows_in(root)]
+    if not has_seeds:
+        seeds = sorted({int(seed) for root in roots for seed in seeds_in(root)})
+    if not seeds:
+        raise UsageError(
+            f"ROOT must be an existing folder that holds <seed>/<task>/eval_results.json, or folders that do, "
+            f"not {last!r}"
+        )
+    return distinct_roots(roots), seeds
+
+
+def rows_in(root: str, levels: int = MOST_LEVELS) -> list[str]:
+    """Return the folders of rows in a folder, in the order of their names; a row, or a folder without any, is itself.
+
+    Folders of searches and hidden ones are left out, and links aren't followed.
+    """
+    found = []
+    if os.path.isdir(root) and not seeds_in(root) and levels:
+        children = [entry for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
+        for child in sorted(children, key=lambda entry: in_numbers(entry.name)):
+            path = os.path.join(root, child.name)
+            if not child.name.startswith(".") and not is_a_sweep_s(path):
+                below = rows_in(path, levels - 1)
+                found += below if below != [path] or seeds_in(path) else []
+    return found or [root]
+
+
+def in_numbers(name: str) -> list[tuple[int, str]]:
+    """Return what sorts names by the numbers in them: lora8 before lora16."""
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"([0-9]+)", name)]
+
+
+def seeds_in(root: str) -> list[str]:
+    """Return the folders of seeds in a row's folder: whole numbers, with a run's folder in them."""
+    if not os.path.isdir(root):
+        return []
+    return [
+        entry.name
+        for entry in os.scandir(root)
+        if re.fullmatch("0|[1-9][0-9]{0,9}", entry.name)
+        and entry.is_dir()
+        and any(os.path.lexists(os.path.join(run, name)) for run in os.scandir(entry) for name in SIGNS_OF_A_RUN)
+    ]
 
 
 def distinct_roots(roots: list[str]) -> list[str]:
@@ -162,7 +232,7 @@ def wanted_seeds(text: str) -> list[int]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise UsageError(
             f"NSEEDS must be a number of seeds from 1 to {MOST_SEEDS}, a range such as 3-5 or a list such as 1,3 with "
-            f"no seed twice, not {text[:40]!r}"
+            f"no seed twice, not {text[:40]!r}, and there is no folder of that name"
         )
     return seeds
 
