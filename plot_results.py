@@ -73,11 +73,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     defaults = vars(parser.parse_args(["ROOT", "OUT"]))
     for name in defaults:
-        if (
-            args.tuning
-            and getattr(args, name) != defaults[name]
-            and name not in ("roots", "out", "tasks", "tuning")
-        ):
+        if args.tuning and getattr(args, name) != defaults[name] and name not in ("roots", "out", "tasks", "tuning"):
             parser.error(f"--tuning goes with --tasks alone, not with --{name}")
     return args
 

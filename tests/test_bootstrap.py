@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import results_of, said, write_answers
+from helpers import AS_ROWS, results_of, said, write_answers
 
 import parse_results
 from glue_peft.tables.answers import read_answers
@@ -141,7 +141,7 @@ def roots(tmp_path: Path) -> list[Path]:
 
 def test_the_tables_stand_below_the_others(capsys, roots):
     """Rows, then differences; agreement; nothing of it without --bootstrap."""
-    command = (*roots, 3, "--tasks", "rte,mrpc")
+    command = (*roots, 3, "--tasks", "rte,mrpc", *AS_ROWS)
     status, lines, _ = said(capsys, parse_results, *command, "--bootstrap", 200)
     assert status == 0
     plain = said(capsys, parse_results, *command)[1]

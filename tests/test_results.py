@@ -46,7 +46,7 @@ def test_a_root_given_again_and_a_job_log_are_left_out(tmp_path):
 
 
 def test_rows_and_seeds_are_found(tmp_path):
-    """In a folder of results, however deep, in the order of their ranks; a search, hidden folders and links are none."""
+    """In a folder of results, however deep, lora8 before lora16; not searches, hidden folders and links."""
     for name in ("lora16", "lora8", "older/lora4", "search/lora8_lr1e-3", ".cache/lora2"):
         write_rows(tmp_path / "all" / name, {"rte": [0.7, 0.8]})
     write_run(tmp_path / "all" / "lora8", 5, "rte", 0.7)
@@ -72,6 +72,18 @@ def test_the_last_word_is_the_seeds_where_it_can_be(tmp_path, monkeypatch):
             f"ROOT must be an existing folder that holds <seed>/<task>/eval_results.json, or folders that do, "
             f"not {str(nothing)!r}"
         )
+
+
+def test_rows_are_called_as_asked(tmp_path):
+    """--names changes some; a row that isn't there, no name, and one name for two are refused."""
+    for name in ("lora4", "vera256"):
+        write_run(tmp_path / name, 1, "rte", 0.7)
+    results = results_of(tmp_path, "--names", "lora4=LoRA (r=4)", "--names", "vera256=a=b")
+    assert [row.name for row in results.rows] == ["LoRA (r=4)", "a=b"]
+    for wrong in ("lora8=x", "lora4", "lora4="):
+        message = f"--names {wrong}: must be ROW=NAME with ROW one of lora4, vera256"
+        assert refusal(tmp_path, "--names", wrong) == message
+    assert refusal(tmp_path, "--names", "lora4=vera256").startswith("--names: two rows would be called the same")
 
 
 def test_links_to_different_results_are_fine(tmp_path):

@@ -120,9 +120,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=STSB_METRICS,
         help="what to report of STS-B (default: combined_score, the mean of the other two)",
     )
+    add_names(parser)
     parser.add_argument("--epoch", choices=EPOCHS, default="last", help="whose scores (default: %(default)s)")
     parser.add_argument("--allow_missing", action="store_true", help="use the seeds that are there, and show how many")
     parser.add_argument("--drop_collapsed", action="store_true", help="leave out collapsed and diverged runs")
+
+
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Add the option on what rows are called."""
+    parser.add_argument(
+        "--names",
+        metavar="ROW=NAME",
+        action="append",
+        default=[],
+        help='what to call a row, such as lora4="LoRA (r=4)"; can be repeated',
+    )
+
+
+def renamed(names: list[str], changes: list[str]) -> list[str]:
+    """Return the names with the changes of --names; raises UsageError for rows that aren't there, and equal names."""
+    wanted = dict(zip(names, names, strict=True))
+    for change in changes:
+        name, is_change, new = change.partition("=")
+        if not is_change or not new or name not in wanted:
+            raise UsageError(f"--names {change}: must be ROW=NAME with ROW one of {', '.join(wanted)}")
+        wanted[name] = printable(new)
+    if len(set(wanted.values())) < len(wanted):
+        raise UsageError(f"--names: two rows would be called the same: {', '.join(wanted.values())}")
+    return list(wanted.values())
 
 
 def read_results(args: argparse.Namespace) -> Results:
@@ -131,6 +156,8 @@ def read_results(args: argparse.Namespace) -> Results:
     wanted = wanted_tasks(args.tasks)
     metrics = wanted_metrics(args.metric, args.stsb_metric, wanted)
     rows = read_rows(roots, seeds, wanted, metrics, args.epoch)
+    for row, name in zip(rows, renamed([row.name for row in rows], args.names), strict=True):
+        row.name = name
     tasks = [task for task in wanted if any(is_there(row, task) for row in rows)]
     unusable = unusable_lines(rows, tasks, and_missing=not args.allow_missing)
     if unusable and not args.allow_missing:
