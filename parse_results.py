@@ -229,29 +229,29 @@ def check_bootstrap(args: argparse.Namespace, parser: argparse.ArgumentParser) -
         parser.error("--bootstrap is of means: it goes without --statistic median")
 
 
-def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace) -> str:
+def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace, metric: str = "") -> str:
     """Return `mean ± std`, for MNLI `m/mm ± m/mm`, with n where it isn't the full number of seeds.
 
     A single seed has no deviation, and gets no ±.
     """
     if not columns or not columns[0]:
         return "-"
-    text = "/".join(percent(centre(values, args.statistic)) for values in columns)
+    text = "/".join(percent(centre(values, args.statistic), metric) for values in columns)
     deviations = [std for values in columns if (std := deviation(values, args.ddof)) is not None]
-    text += " ± " * bool(deviations) + "/".join(map(percent, deviations))
+    text += " ± " * bool(deviations) + "/".join(percent(std, metric) for std in deviations)
     return text if len(columns[0]) == n_seeds else f"{text} (n={len(columns[0])})"
 
 
 def score_table(results: Results, family: Family, searches: Searches, args: argparse.Namespace) -> Table:
     """Return the table of all rows, with the notes under it; bold go by the verdicts of `family`."""
     marked = marked_rows(results, searches)
-    costs = {row.name: seed_costs(row, results.averaged_tasks) for row in results.rows}
+    costs = {row.name: seed_costs(row, results.common_tasks) for row in results.rows}
     shown = [name for name in COSTS if any(costs[row.name][name] is not None for row in results.rows)]
     aggregates = wanted_aggregates(args.aggregate, results)
     more = aggregate_cells(results, aggregates, args.statistic, lambda values: cell([values], results.n_seeds, args))
     rows = []
     for row, aggregates_of_row in zip(results.rows, more, strict=True):
-        cells = [cell(row.columns(task), results.n_seeds, args) for task in results.tasks]
+        cells = [cell(row.columns(task), results.n_seeds, args, results.metrics[task]) for task in results.tasks]
         averages = list(row.seed_averages(results.averaged_tasks).values())
         costs_of_row = [cost_cell(name, costs[row.name][name]) for name in shown]
         name = row.name + " *" * (row.name in marked)
@@ -275,13 +275,14 @@ def comparison_table(first: Row, second: Row, family: Family, pair: tuple[int, i
     """Return the comparison of two rows, one of those in `family`."""
     rows = []
     for task, comparison in family.pairs[pair].items():
+        metric = metric_of(comparison)
         interval, permutation = "-", f"{p_text(comparison.permutation_p)} (at least {p_text(comparison.smallest_p)})"
         if comparison.low is not None and comparison.high is not None:
-            interval = f"{percent(comparison.low)} to {percent(comparison.high)}"
+            interval = f"{percent(comparison.low, metric)} to {percent(comparison.high, metric)}"
         n = "/".join(str(n) for n in dict.fromkeys(comparison.n))
         ps = [p_text(comparison.p), p_text(comparison.holm_p), p_text(comparison.paired_p), permutation]
         said = verdict(comparison, first.name, second.name)
-        rows.append([task, n, percent(comparison.difference), interval, *ps, said])
+        rows.append([task, n, percent(comparison.difference, metric), interval, *ps, said])
     title = (
         f"{second.name} minus {first.name}: difference of the means in points, its 95 % interval, Welch's t-test, the "
         f"same after Holm over {family.name}, on which the verdict rests; t-test paired by seed; unpaired permutation "
@@ -294,6 +295,11 @@ def comparison_table(first: Row, second: Row, family: Family, pair: tuple[int, i
     return table
 
 
+def metric_of(comparison: Comparison) -> str:
+    """Return the metric by which the numbers of a comparison are printed."""
+    return "mse" if comparison.lower_is_better else ""
+
+
 def power_lines(compared: Mapping[str, Comparison], size: int) -> list[str]:
     """Say what so many seeds could show in a family of `size` comparisons, and how many it would take."""
     shown = {task: smallest_shown(comparison, size) for task, comparison in compared.items()}
@@ -302,7 +308,7 @@ def power_lines(compared: Mapping[str, Comparison], size: int) -> list[str]:
     without = [task for task in compared if task not in known]
     lines = []
     if known:
-        points = ", ".join(f"{task} {percent(difference)}" for task, difference in shown.items() if difference)
+        points = ", ".join(f"{task} {percent(shown[task] or 0, metric_of(compared[task]))}" for task in known)
         seeds = ", ".join(f"{task} {needed[task]}" for task in known)
         lines.append(
             f"power: with these seeds, in a family of {size}, a difference is shown from so many points on: {points}; "

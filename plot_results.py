@@ -134,7 +134,7 @@ def draw_sizes(axes: "Axes", results: Results, published: dict[str, list[Publish
     sizes = []
     for _, row, style in styles(results.rows):
         averages = list(row.seed_averages(results.averaged_tasks).values())
-        size = seed_costs(row, results.averaged_tasks)["adapter_parameters"]
+        size = seed_costs(row, results.common_tasks)["adapter_parameters"]
         if averages and size:
             draw_mean(axes, size, averages, style)
             sizes.append(size)
@@ -159,7 +159,7 @@ def draw(results: Results, published: dict[str, list[PublishedRow]]) -> "Figure"
     from matplotlib.lines import Line2D
 
     has_sizes = any(
-        seed_costs(row, results.averaged_tasks)["adapter_parameters"] and row.seed_averages(results.averaged_tasks)
+        seed_costs(row, results.common_tasks)["adapter_parameters"] and row.seed_averages(results.averaged_tasks)
         for row in results.rows
     )
     n_panels = len(results.tasks) + has_sizes

@@ -149,7 +149,9 @@ METRICS = {
     "pearson": "Pearson",
     "spearmanr": "Spearman",
     "combined_score": "combined score",
+    "mse": "mean squared error",  # of numbers in data of one's own: the less the better, and in their unit squared
 }
+LOWER_IS_BETTER = ("mse",)
 
 
 def main_metric(task: str | None, is_regression: bool = False) -> str:

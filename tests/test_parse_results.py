@@ -816,3 +816,36 @@ def test_options_without_effect_on_the_status_are_refused(tmp_path, capsys, more
     """Only --tasks goes with --status."""
     status, _, err = parsed(capsys, "--status", tmp_path, 1, *more)
     assert status == 2 and f"not with {more[0]}" in err[0]
+
+
+def write_own(root: Path, seed: int, task: str, metric: str, value: float) -> None:
+    """Write what a run on data of one's own leaves: its record names no task, and its metric."""
+    scores = {"metric": f"eval_{metric}", "last": {f"eval_{metric}": value}}
+    metrics = {f"eval_{metric}": value, "train_runtime": 60.0}
+    write_run(root, seed, task, 0.5, arguments={"task_name": None}, scores=scores, metrics=metrics)
+
+
+def test_data_of_ones_own_is_a_column(tmp_path, capsys):
+    """By the folder's name and with the metric of its record; of a mean squared error less is better."""
+    for seed, value in enumerate(FIVE, start=1):
+        for name, step in (("a", 0.0), ("b", 0.2)):
+            write_run(tmp_path / name, seed, "mrpc", value)
+            write_own(tmp_path / name, seed, "messages", "accuracy", value - step)
+            write_own(tmp_path / name, seed, "prices", "mse", 12 * (value - step))
+    status, out, err = parsed(capsys, tmp_path)
+    assert (status, err) == (0, [])
+    assert out[1].startswith("name | mrpc | messages | prices | avg | adapter")
+    # prices: 12 times 0.70 to 0.74; the average is over the shares alone.
+    assert out[2].startswith("a | 72.0 ± 1.4 | 72.0 ± 1.4 | 8.640 ± 0.170 | 72.0 ± 1.4 | 663,552 | ")
+    assert out[3].startswith("b | 72.0 ± 1.4 | 52.0 ± 1.4 | 6.240 ± 0.170 | 62.0 ± 1.4 | 663,552 | ")
+    assert "mean squared errors, the less the better, and no part of avg: prices" in out
+    verdicts = {cells[0]: (cells[2], cells[-1]) for cells in tables_of(out)[1]}
+    assert verdicts["messages"] == ("-20.0", "a is better") and verdicts["prices"] == ("-2.400", "b is better")
+    _, out, _ = said(capsys, parse_results, tmp_path, "--format", "markdown", "--tasks", "prices")
+    assert "| b | **6.240 ± 0.170** | - |" in "\n".join(out)
+    _, out, _ = parsed(capsys, tmp_path, "--tasks", "mrpc,messages", "--metric", "messages=accuracy")
+    assert out[1].startswith("name | mrpc | messages | avg | ") and "there, but not part of this table: prices" in out
+    status, _, err = parsed(capsys, tmp_path, "--tasks", "letters")
+    assert status == 2 and "wnli, messages, prices, each once" in err[0]
+    _, out, _ = parsed(capsys, "--status", tmp_path / "a", "5")
+    assert out[1].split(" | ") == ["name", "mrpc   ", "messages", "prices ", "all"] and "finished" in out[-1]

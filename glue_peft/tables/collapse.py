@@ -20,8 +20,10 @@ def majority_share(run: Run, suffix: str = "") -> float | None:
     """
     key = f"eval_majority_share{suffix}"
     recorded = number(run.metrics.get(key, part(run.record or {}, "metrics").get(key)))
-    if recorded is not None or "accuracy" not in TASKS[run.task].metrics or is_part_of_glue(run):
+    if recorded is not None or run.task not in TASKS or "accuracy" not in TASKS[run.task].metrics:
         return recorded
+    if is_part_of_glue(run):
+        return None
     return dict(zip(("", "_mm"), TASKS[run.task].majority_shares, strict=False)).get(suffix)
 
 

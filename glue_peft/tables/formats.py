@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from glue_peft.tables import latex
+from glue_peft.tasks import LOWER_IS_BETTER
 
 OF_WORDS = ("name", "task", "model", "verdict")  # headers of columns that aren't numbers
 
@@ -50,9 +51,10 @@ def shortened(table: Table) -> Table:
     return replace(table, notes=[*notes[: most - 1], said])
 
 
-def percent(fraction: float) -> str:
-    """Return a fraction in percent with one decimal, and never as -0.0."""
-    return f"{round(100 * fraction, 1) + 0.0:.1f}"
+def percent(fraction: float, metric: str = "") -> str:
+    """Return a fraction in percent with one decimal, and never as -0.0; a mean squared error has three."""
+    decimals = 3 if metric in LOWER_IS_BETTER else 1
+    return f"{round(100 * fraction, decimals) + 0.0:.{decimals}f}"
 
 
 def p_text(p: float | None) -> str:

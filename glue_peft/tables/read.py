@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glue_peft.run_folder import FAILURE_FILE, OLD_FAILURE_FILE, RECORD_FILE, Failure, read_failure
-from glue_peft.tasks import result_keys
+from glue_peft.run_folder import FAILURE_FILE, OLD_FAILURE_FILE, RECORD_FILE, Failure, read_failure, read_json
+from glue_peft.tasks import METRICS, TASKS, main_metric, result_keys
 
-NEVER_NEGATIVE = ("accuracy", "f1")
+NEVER_NEGATIVE = ("accuracy", "f1", "mse")
 EPOCHS = {
     "last": "last epoch",
     "best": "best epoch, chosen on the reported set itself",
@@ -49,7 +49,7 @@ class Run:
 
     folder: Path
     task: str
-    score: float | None = None  # a fraction; of MNLI the mean of the two
+    score: float | None = None  # a fraction (an mse: a hundredth of it); of MNLI the mean of the two
     parts: tuple[float, ...] = ()  # MNLI: matched and mismatched
     metrics: dict[str, Any] = field(default_factory=dict)  # of the epoch asked for
     record: dict[str, Any] | None = None  # run.json
@@ -74,6 +74,16 @@ def read_run(folder: Path, task: str, metric: str, epoch: str) -> Run:
     except UnusableFileError as error:
         run.fault = error
     return run
+
+
+def reported_metric(folder: Path, task: str) -> str:
+    """Return what a run reports: a GLUE task's metric, or of data of one's own what its record names."""
+    if task in TASKS:
+        return main_metric(task)
+    record = read_json(folder / RECORD_FILE) or {}
+    named = str(part(record, "scores").get("metric")).removeprefix("eval_").removeprefix("selection_")
+    is_regression = "eval_mse" in part(record, "metrics")
+    return named if named in METRICS else main_metric(None, is_regression)
 
 
 def failed(folder: Path, failure: Failure) -> UnusableFileError:
@@ -202,9 +212,10 @@ def take_score(path: Path, metrics: dict[str, Any], key: str, metric: str) -> fl
         raise UnusableFileError(path, f"{key} is not a number but {type(score).__name__}")
     lowest = 0 if metric in NEVER_NEGATIVE else -1
     # Rounding can carry a correlation just past 1. NaN fails this test, and huge integers need no conversion for it.
-    if not lowest <= score <= 1 + 1e-6:
-        raise UnusableFileError(path, f"{key} is {str(score)[:20]}, not between {lowest} and 1")
-    return float(score)
+    highest = 1e12 if metric == "mse" else 1
+    if not lowest <= score <= highest + 1e-6:
+        raise UnusableFileError(path, f"{key} is {str(score)[:20]}, not between {lowest} and {highest:g}")
+    return score / 100 if metric == "mse" else float(score)  # tables print all scores times 100
 
 
 def part(record: dict[str, Any], name: str) -> dict[str, Any]:

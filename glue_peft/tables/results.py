@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from glue_peft.run_folder import (
     TUNED_RECIPE,
 )
 from glue_peft.tables.collapse import collapse, divergence
-from glue_peft.tables.read import EPOCHS, Run, UnusableFileError, printable, read_run
-from glue_peft.tasks import METRICS, PAPER_TASKS, TASKS, main_metric
+from glue_peft.tables.read import EPOCHS, Run, UnusableFileError, printable, read_run, reported_metric
+from glue_peft.tasks import LOWER_IS_BETTER, METRICS, PAPER_TASKS, TASKS, main_metric
 
 STSB_METRICS = TASKS["stsb"].metrics + ("combined_score",)
 MOST_SEEDS = 9999
@@ -89,9 +89,14 @@ class Results:
         return sum(run.dropped for row in self.rows for runs in row.runs.values() for run in runs.values())
 
     @property
-    def averaged_tasks(self) -> list[str]:
-        """Return the tasks that every row has: averages over different tasks can't be compared."""
+    def common_tasks(self) -> list[str]:
+        """Return the tasks that every row has."""
         return [task for task in self.tasks if all(row.used(task) for row in self.rows)]
+
+    @property
+    def averaged_tasks(self) -> list[str]:
+        """Return the tasks of the average: those that every row has, in a metric that is a share."""
+        return [task for task in self.common_tasks if self.metrics[task] not in LOWER_IS_BETTER]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tasks",
-        help=f"tasks with commas between them, or `all` (default: {','.join(PAPER_TASKS)}; "
+        help=f"tasks with commas between them, or `all` (default: {','.join(PAPER_TASKS)} and data of one's own; "
         f"there are also {', '.join(task for task in TASKS if task not in PAPER_TASKS)})",
     )
     parser.add_argument(
@@ -153,8 +158,9 @@ def renamed(names: list[str], changes: list[str]) -> list[str]:
 def read_results(args: argparse.Namespace) -> Results:
     """Read all that the options ask for; raises UsageError, which names every file at fault."""
     roots, seeds = wanted_rows(args.roots)
-    wanted = wanted_tasks(args.tasks)
-    metrics = wanted_metrics(args.metric, args.stsb_metric, wanted)
+    own = own_tasks(roots, seeds)
+    wanted = wanted_tasks(args.tasks, own)
+    metrics = wanted_metrics(args.metric, args.stsb_metric, wanted, own)
     rows = read_rows(roots, seeds, wanted, metrics, args.epoch)
     for row, name in zip(rows, renamed([row.name for row in rows], args.names), strict=True):
         row.name = name
@@ -271,20 +277,33 @@ def seeds_text(seeds: list[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {listed}"
 
 
-def wanted_tasks(text: str | None) -> list[str]:
-    """Return the tasks that --tasks names, in its order."""
+def own_tasks(roots: Iterable[str], seeds: Iterable[int]) -> dict[str, str]:
+    """Return the tasks beside GLUE's, data of one's own, that have runs, with the metric that a record names."""
+    found: dict[str, str] = {}
+    for folder in (os.path.join(root, str(seed)) for root in roots for seed in seeds):
+        for entry in os.scandir(folder) if os.path.isdir(folder) else []:
+            if entry.name not in TASKS and os.path.lexists(os.path.join(entry.path, RECORD_FILE)):
+                found.setdefault(entry.name, reported_metric(Path(entry.path), entry.name))
+    return dict(sorted(found.items()))
+
+
+def wanted_tasks(text: str | None, own: Iterable[str] = ()) -> list[str]:
+    """Return the tasks that --tasks names, in its order; without it the paper's, and data of one's own."""
     if text is None:
-        return PAPER_TASKS
-    tasks = list(TASKS) if text == "all" else text.replace(",", " ").split()
-    unknown = [task for task in tasks if task not in TASKS]
+        return [*PAPER_TASKS, *own]
+    allowed = [*TASKS, *own]
+    tasks = allowed if text == "all" else text.replace(",", " ").split()
+    unknown = [task for task in tasks if task not in allowed]
     if unknown or not tasks or len(set(tasks)) < len(tasks):
-        raise UsageError(f"--tasks {text}: allowed are `all` or some of {', '.join(TASKS)}, each once")
+        raise UsageError(f"--tasks {text}: allowed are `all` or some of {', '.join(allowed)}, each once")
     return tasks
 
 
-def wanted_metrics(changes: list[str], stsb_metric: str | None, tasks: list[str]) -> dict[str, str]:
+def wanted_metrics(
+    changes: list[str], stsb_metric: str | None, tasks: list[str], own: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the metric of each task, with the changes of --metric and --stsb_metric, which must be of `tasks`."""
-    metrics = {task: main_metric(task) for task in TASKS}
+    metrics = {task: main_metric(task) for task in TASKS} | dict(own or {})
     if stsb_metric is not None:
         changes = [*changes, f"stsb={stsb_metric}"]
     changed: dict[str, str] = {}

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from glue_peft.run_folder import SEARCH
 from glue_peft.tables.collapse import collapse
-from glue_peft.tables.read import read_run
-from glue_peft.tasks import main_metric
+from glue_peft.tables.read import read_run, reported_metric
+from glue_peft.tasks import LOWER_IS_BETTER
 
 Searches = dict[str, dict[str, list["Trial"]]]  # by a row's name and task
 RATE = r"[0-9.]+e-?[0-9]+"  # as rate_text() writes it
@@ -29,7 +29,7 @@ class Trial:
 
     rate: Decimal
     seed: int
-    score: float | None  # of the last epoch on the held-out rows, a fraction; None where the run diverged
+    score: float | None  # of the last epoch on held-out rows, a fraction (an mse: negative); None: the run diverged
     collapse: str | None = None  # why the run counts as one that learnt nothing
 
 
@@ -74,11 +74,14 @@ def read_searches(roots: Mapping[str, Path], tasks: Iterable[str]) -> Searches:
 
 def read_trial(folder: Path, task: str, rate: Decimal, seed: int) -> Trial | None:
     """Return what a run of the search came to; None where it isn't finished."""
-    run = read_run(folder, task, main_metric(task), "held_out")
+    metric = reported_metric(folder, task)
+    run = read_run(folder, task, metric, "held_out")
     failure = None if run.fault is None else run.fault.failure
     if failure is not None and failure.kind == "diverged":
         return Trial(rate, seed, None, str(failure))
-    return None if run.score is None else Trial(rate, seed, run.score, collapse(run))
+    if run.score is None:
+        return None
+    return Trial(rate, seed, -run.score if metric in LOWER_IS_BETTER else run.score, collapse(run))
 
 
 def by_rate(trials: Iterable[Trial]) -> dict[Decimal, list[Trial]]:
