@@ -1,14 +1,16 @@
 """Print tables of GLUE results: each task's mean and standard deviation over seeds, with the protocol beside them.
 
-    python parse_results.py finetuned_results/randlora64 5
+    python parse_results.py finetuned_results
 
-reads finetuned_results/randlora64/<seed>/<task>/ of seeds 1 to 5, as run_glue.py writes them, and prints a caption,
-a header, a row, and what a reader has to know about the runs (--format latex makes a document of it). With two seeds
-of two tasks, and nothing there but eval_results.json, it prints for example:
+finds every finetuned_results/<adapter>/<seed>/<task>/, as run_glue.py writes them, and prints a caption, a header, a
+row for each adapter, and what a reader has to know about the runs. `finetuned_results/randlora64 5` in place of that
+is one row with seeds 1 to 5. With two seeds of two tasks, and nothing there but eval_results.json, it prints for
+example:
 
     mean ± sample std over 2 seeds, in percent; evaluated model, epoch unknown; MNLI starts unknown
-    name | mrpc | cola | avg \\\\
-    randlora64 | 88.0 ± 1.4 | 61.4 ± 2.0 | 74.7 ± 1.7 \\\\
+    name              mrpc        cola         avg
+    ----------  ----------  ----------  ----------
+    randlora64  88.0 ± 1.4  61.4 ± 2.0  74.7 ± 1.7
     left out of table and average, as no seed has a usable result: sst2, qnli, rte, stsb
     health: nothing found in 4 runs
     health: not checked: arguments (no run.json: 4 runs), rows (no eval_samples: 4 runs), copies (no eval_loss: 4 runs)
@@ -27,13 +29,18 @@ A task that no seed has is left out, and a line says so. A file that only some s
 error that names every such file. With --allow_missing a cell is computed from the seeds that are there and shows how
 many they are, as in `88.0 ± 1.0 (n=4)`, and the average uses only the seeds that have every task in the table.
 
-NSEEDS is how many seeds there are (5: seeds 1 to 5), a range (3-5; 101-101 is one seed) or a list (1,3).
+Each ROOT is a row's folder or holds such folders; the last word may be NSEEDS: how many seeds there are (5: seeds 1
+to 5), a range (3-5; 101-101 is one seed) or a list (1,3). Without it they are all that any row has.
 
---format runs prints what stands in run.json of every run, a CSV line each, scores in percent.
+--format row is the RandLoRA authors' one-line form, latex a tabular for \\input (--caption, --document), markdown,
+csv and json what they say; runs prints what stands in run.json of every run, a CSV line each, scores in percent.
+Under a table stand no more notes than the table has lines; --verbose prints all. --names lora4="LoRA (r=4)" names a
+row, in figures too.
 
 Several ROOTs are compared, each with the first or all with each other (--all_pairs): all these comparisons are one
-family in the correction for many tests. --published adds the papers' rows for the same model and says of each column
-whether ours is equivalent, differs, or can't be told (--margin). --aggregate adds other sums of a row than avg.
+family in the correction for many tests. --published adds the papers' rows for the same model (of some methods:
+--published lora,randlora) and says of each column whether ours is equivalent, differs, or can't be told (--margin).
+--aggregate adds other sums of a row than avg.
 Where learning rates were searched (TUNE=1 bash train_all.sh), the caption has the budget and the notes the grid and
 the rate chosen for each cell; rows with unequal budgets get no verdict without --unequal_budgets.
 --bootstrap N adds intervals that tell what other validation rows and other seeds would have given.
@@ -51,12 +58,14 @@ SciPy for comparisons, and NumPy for --bootstrap.
 """
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from glue_peft.errors import OneLineParser, UsageError, run_script
-from glue_peft.tables import reproduce
+from glue_peft.tables import latex, reproduce
 from glue_peft.tables.aggregates import AGGREGATES, aggregate_cells, aggregate_records, wanted_aggregates
 from glue_peft.tables.budgets import marked_rows, tuning_caption, tuning_notes, withhold_verdicts
 from glue_peft.tables.comparisons import (
@@ -72,7 +81,7 @@ from glue_peft.tables.comparisons import (
 from glue_peft.tables.costs import COSTS, seed_costs
 from glue_peft.tables.equivalence import DEFAULT_MARGIN, parse_margin
 from glue_peft.tables.estimates import centre, deviation
-from glue_peft.tables.formats import FORMATS, Table, cost_cell, p_text, percent
+from glue_peft.tables.formats import FORMATS, SHORTENED, Table, as_latex, cost_cell, p_text, percent, shortened
 from glue_peft.tables.health import coverage_lines, health_lines
 from glue_peft.tables.protocol import caption, row_differences
 from glue_peft.tables.published import (
@@ -83,9 +92,18 @@ from glue_peft.tables.published import (
     published_of,
     published_of_all,
     published_records,
+    wanted_methods,
 )
 from glue_peft.tables.records import comparison_records, run_records, score_records
-from glue_peft.tables.results import Results, Row, add_arguments, read_results, wanted_seeds, wanted_tasks
+from glue_peft.tables.results import (
+    SEEDS_PATTERN,
+    Results,
+    Row,
+    add_arguments,
+    read_results,
+    wanted_rows,
+    wanted_tasks,
+)
 from glue_peft.tables.search import Searches, read_searches
 from glue_peft.tables.status import status_lines
 
@@ -95,7 +113,7 @@ SEEDS_FOR_A_POPULATION = 5  # below, the population's deviation is much too smal
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line; the values of ROOT and NSEEDS are checked by read_results."""
+    """Parse the command line; the words ROOT... [NSEEDS] are checked by read_results."""
     parser = OneLineParser(
         prog="parse_results.py",
         description=__doc__,
@@ -125,7 +143,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAMES",
         help=f"further columns, with commas between them, or `all`: {', '.join(AGGREGATES)}",
     )
-    parser.add_argument("--published", action="store_true", help="add the papers' rows for the same model")
+    parser.add_argument(
+        "--published",
+        metavar="METHODS",
+        help="add the papers' rows for the same model, of all methods or of some, with commas between them",
+    )
     parser.add_argument(
         "--margin",
         metavar="M",
@@ -134,11 +156,34 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "published seeds, such as 2sd (default: %(default)s)",
     )
     add_bootstrap_arguments(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="runs: a line a run (default: %(default)s)")
-    args = parser.parse_intermixed_args(argv)
+    add_format_arguments(parser)
+    args = parser.parse_intermixed_args(with_all_published(sys.argv[1:] if argv is None else argv))
     refuse_without_effect(args, parser)
     args.margin = parse_margin(args.margin)
+    args.published = None if args.published is None else wanted_methods(args.published)
     return args
+
+
+def with_all_published(argv: list[str]) -> list[str]:
+    """Return the words with a value for each --published that has none, or it would take a ROOT or NSEEDS for one."""
+    words = []
+    for word, following in zip(argv, [*argv[1:], "-"], strict=True):
+        is_alone = following.startswith("-") or os.path.isdir(following) or re.fullmatch(SEEDS_PATTERN, following)
+        words.append("--published=all" if word == "--published" and is_alone else word)
+    return words
+
+
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options on how the tables are written."""
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="row: the RandLoRA authors' one-line form; runs: a line a run (default: %(default)s)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="print all notes under a table, however many")
+    parser.add_argument("--caption", metavar="TEXT", help="with --format latex: a table environment with this caption")
+    parser.add_argument("--document", action="store_true", help="with --format latex: a whole document, all tables")
 
 
 def refuse_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -146,12 +191,16 @@ def refuse_without_effect(args: argparse.Namespace, parser: argparse.ArgumentPar
     defaults = vars(parser.parse_args(["ROOT", "1"]))
     changed = [name for name in defaults if getattr(args, name) != defaults[name]]
     for name in changed:
-        if args.status and name not in ("roots", "n_seeds", "tasks", "status"):
+        if args.status and name not in ("roots", "tasks", "status"):
             parser.error(f"--status goes with --tasks alone, not with --{name}")
         if args.format == "runs" and name in NOT_FOR_RUNS:
             parser.error(f"--format runs lists each run by itself: --{name} has no effect on it")
-        if name == "margin" and not args.published:
+        if name == "margin" and args.published is None:
             parser.error("--margin is for the verdicts on published rows (--published)")
+        if name in ("caption", "document") and args.format != "latex":
+            parser.error(f"--{name} goes with --format latex")
+        if name == "verbose" and args.format not in SHORTENED:
+            parser.error(f"--verbose: --format {args.format} has all notes anyway")
     check_bootstrap(args, parser)
 
 
@@ -180,29 +229,29 @@ def check_bootstrap(args: argparse.Namespace, parser: argparse.ArgumentParser) -
         parser.error("--bootstrap is of means: it goes without --statistic median")
 
 
-def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace) -> str:
+def cell(columns: list[list[float]], n_seeds: int, args: argparse.Namespace, metric: str = "") -> str:
     """Return `mean ± std`, for MNLI `m/mm ± m/mm`, with n where it isn't the full number of seeds.
 
     A single seed has no deviation, and gets no ±.
     """
     if not columns or not columns[0]:
         return "-"
-    text = "/".join(percent(centre(values, args.statistic)) for values in columns)
+    text = "/".join(percent(centre(values, args.statistic), metric) for values in columns)
     deviations = [std for values in columns if (std := deviation(values, args.ddof)) is not None]
-    text += " ± " * bool(deviations) + "/".join(map(percent, deviations))
+    text += " ± " * bool(deviations) + "/".join(percent(std, metric) for std in deviations)
     return text if len(columns[0]) == n_seeds else f"{text} (n={len(columns[0])})"
 
 
 def score_table(results: Results, family: Family, searches: Searches, args: argparse.Namespace) -> Table:
     """Return the table of all rows, with the notes under it; bold go by the verdicts of `family`."""
     marked = marked_rows(results, searches)
-    costs = {row.name: seed_costs(row, results.averaged_tasks) for row in results.rows}
+    costs = {row.name: seed_costs(row, results.common_tasks) for row in results.rows}
     shown = [name for name in COSTS if any(costs[row.name][name] is not None for row in results.rows)]
     aggregates = wanted_aggregates(args.aggregate, results)
     more = aggregate_cells(results, aggregates, args.statistic, lambda values: cell([values], results.n_seeds, args))
     rows = []
     for row, aggregates_of_row in zip(results.rows, more, strict=True):
-        cells = [cell(row.columns(task), results.n_seeds, args) for task in results.tasks]
+        cells = [cell(row.columns(task), results.n_seeds, args, results.metrics[task]) for task in results.tasks]
         averages = list(row.seed_averages(results.averaged_tasks).values())
         costs_of_row = [cost_cell(name, costs[row.name][name]) for name in shown]
         name = row.name + " *" * (row.name in marked)
@@ -212,13 +261,13 @@ def score_table(results: Results, family: Family, searches: Searches, args: argp
     bold = best_cells(results, args.statistic, family)
     captions = [caption(results, args.statistic, args.ddof), tuning_caption(results, searches)]
     table = Table("; ".join(filter(None, captions)), header, rows, bold)
-    table.notes = tuning_notes(results, searches, args.unequal_budgets) + coverage_lines(results)
-    table.notes += [f"health: {line}" for line in health_lines(results)]
-    if args.published:
-        for published in published_of_all(results).values():
-            table.rules.append(len(table.rows))
+    table.notes = coverage_lines(results) + [f"health: {line}" for line in health_lines(results)]
+    table.notes += tuning_notes(results, searches, args.unequal_budgets)
+    if args.published is not None:
+        for published in published_of_all(results, args.published).values():
+            table.rules += [len(table.rows)] * bool(published)
             table.rows += [published_cells(theirs, results, len(header), len(names)) for theirs in published]
-        table.notes += published_notes(results)
+        table.notes += published_notes(results, args.published)
     return table
 
 
@@ -226,13 +275,14 @@ def comparison_table(first: Row, second: Row, family: Family, pair: tuple[int, i
     """Return the comparison of two rows, one of those in `family`."""
     rows = []
     for task, comparison in family.pairs[pair].items():
+        metric = metric_of(comparison)
         interval, permutation = "-", f"{p_text(comparison.permutation_p)} (at least {p_text(comparison.smallest_p)})"
         if comparison.low is not None and comparison.high is not None:
-            interval = f"{percent(comparison.low)} to {percent(comparison.high)}"
+            interval = f"{percent(comparison.low, metric)} to {percent(comparison.high, metric)}"
         n = "/".join(str(n) for n in dict.fromkeys(comparison.n))
         ps = [p_text(comparison.p), p_text(comparison.holm_p), p_text(comparison.paired_p), permutation]
         said = verdict(comparison, first.name, second.name)
-        rows.append([task, n, percent(comparison.difference), interval, *ps, said])
+        rows.append([task, n, percent(comparison.difference, metric), interval, *ps, said])
     title = (
         f"{second.name} minus {first.name}: difference of the means in points, its 95 % interval, Welch's t-test, the "
         f"same after Holm over {family.name}, on which the verdict rests; t-test paired by seed; unpaired permutation "
@@ -245,6 +295,11 @@ def comparison_table(first: Row, second: Row, family: Family, pair: tuple[int, i
     return table
 
 
+def metric_of(comparison: Comparison) -> str:
+    """Return the metric by which the numbers of a comparison are printed."""
+    return "mse" if comparison.lower_is_better else ""
+
+
 def power_lines(compared: Mapping[str, Comparison], size: int) -> list[str]:
     """Say what so many seeds could show in a family of `size` comparisons, and how many it would take."""
     shown = {task: smallest_shown(comparison, size) for task, comparison in compared.items()}
@@ -253,7 +308,7 @@ def power_lines(compared: Mapping[str, Comparison], size: int) -> list[str]:
     without = [task for task in compared if task not in known]
     lines = []
     if known:
-        points = ", ".join(f"{task} {percent(difference)}" for task, difference in shown.items() if difference)
+        points = ", ".join(f"{task} {percent(shown[task] or 0, metric_of(compared[task]))}" for task in known)
         seeds = ", ".join(f"{task} {needed[task]}" for task in known)
         lines.append(
             f"power: with these seeds, in a family of {size}, a difference is shown from so many points on: {points}; "
@@ -277,16 +332,27 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     if args.status:
         tasks = None if args.tasks is None else wanted_tasks(args.tasks)
-        text = "\n".join(status_lines(args.roots, wanted_seeds(args.n_seeds), tasks)) + "\n"
+        text = "\n".join(status_lines(*wanted_rows(args.roots), tasks)) + "\n"
     else:
         results = read_results(args)
         if args.ddof is None:
             args.ddof = 0 if results.n_seeds >= SEEDS_FOR_A_POPULATION else 1
         if results.ignored:
             print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
-        text = FORMATS[args.format](*tables_and_records(results, args))
+        text = written(*tables_and_records(results, args), args)
     print(text, end="")
     return 0
+
+
+def written(tables: list[Table], records: list[dict[str, Any]], args: argparse.Namespace) -> str:
+    """Return the tables in the form that --format asks for."""
+    if args.document:
+        return latex.document(tables, args.caption)
+    if args.format == "latex":
+        return as_latex(tables, records, args.caption)
+    if args.format in SHORTENED and not args.verbose:
+        tables = [shortened(table) for table in tables]
+    return FORMATS[args.format](tables, records)
 
 
 def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list[Table], list[dict[str, Any]]]:
@@ -302,10 +368,10 @@ def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list
     tables = [score_table(results, family, searches, args)]
     records = score_records(results, args.statistic, args.ddof)
     records += aggregate_records(results, wanted_aggregates(args.aggregate, results), args.statistic)
-    if args.published:
-        records += published_records(results)
+    if args.published is not None:
+        records += published_records(results, args.published)
         for row in results.rows:
-            for theirs in published_of(row, results.tasks):
+            for theirs in published_of(row, results.tasks, args.published):
                 tables.append(published_comparison(row, theirs, results, args.statistic, args.margin))
                 records += judgement_records(row, theirs, results, args.statistic, args.margin)
     for pair, compared in family.pairs.items():

@@ -22,6 +22,8 @@ largest singular values of the tuned weight whose largest |cos| with one of the 
 weights are whole, so that it is right where a method's init changes the weight under it.
 
 Runs of one adapter (RESULTS/<adapter>/<seed>/<task>) share a line. VeRA's and RandLoRA's random bases are verified.
+For a paper, --width is the column's width in inches: all letters have 7 points in it. --names and --no_title (here: no
+remark under the panels) are those of plot_results.py.
 The base model is the one that the run names, or --model_name_or_path where it has moved; its hash must be the run's.
 
 Exit status: 0 if the figure was written, else 2.
@@ -51,9 +53,21 @@ from glue_peft import run_folder
 from glue_peft.adapter_state import check_fits, check_fixed, has_paper_bases, hash_tensors, read_weights, seed_of
 from glue_peft.errors import OneLineParser, UsageError, first_line, run_script
 from glue_peft.paper_bases import draw_paper_bases
-from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, WIDTH, check_figure_file, plain, write_figure
+from glue_peft.tables.figure_style import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    WIDTH,
+    Sheet,
+    add_figure_arguments,
+    check_figure_file,
+    legend_below,
+    plain,
+    sheet_of,
+    write_figure,
+)
 from glue_peft.tables.read import part
-from glue_peft.tables.results import row_names
+from glue_peft.tables.results import add_names, renamed, row_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,14 +108,18 @@ def main(argv: list[str] | None = None) -> int:
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", module="transformers|peft")
     check_figure_file(args.out)
+    sheet = sheet_of(args)
     for folder in args.run_folders:
         check_run_folder(folder)
+    runs = labelled(args.run_folders)
+    labels = list(dict.fromkeys(label for label, _ in runs))
+    names = dict(zip(labels, renamed(labels, args.names), strict=True))
     adapters: dict[str, list[Update]] = {}
-    for label, folder in labelled(args.run_folders):
-        adapters.setdefault(label, []).extend(measure(folder, args.model_name_or_path))
+    for label, folder in runs:
+        adapters.setdefault(names[label], []).extend(measure(folder, args.model_name_or_path))
     check_sizes(adapters)
     print("\n".join(table_lines(adapters)))
-    write_figure(draw(adapters), args.out)
+    write_figure(draw(adapters, sheet), args.out)
     return 0
 
 
@@ -116,6 +134,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run_folders", metavar="RUN_FOLDER", type=Path, nargs="+", help="--output_dir of a run")
     parser.add_argument("out", metavar="OUT", type=Path, help="the figure to write: .png, .pdf or .svg")
     parser.add_argument("--model_name_or_path", help="the base model, where it is not where the runs found it")
+    add_names(parser)
+    add_figure_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -297,32 +317,35 @@ def table_lines(adapters: dict[str, list[Update]]) -> list[str]:
     return [f"medians over the layers; spectral: s_1(dW) / s_1(W), Frobenius: |dW| / |W|; {intruding}", *lines]
 
 
-def draw(adapters: dict[str, list[Update]]) -> "Figure":
+def draw(adapters: dict[str, list[Update]], sheet: Sheet | None = None) -> "Figure":
     """Return the figure: a panel a kind of layer, and the legend above."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    sheet = sheet or Sheet()
     kinds = kinds_of(adapters)
-    columns = min(len(kinds), 4 if len(kinds) > 6 else 3)
+    columns = min(len(kinds), 4 if len(kinds) > 6 else 3, sheet.columns(len(kinds)))
     lines = math.ceil(len(kinds) / columns)
-    figure = Figure(figsize=(WIDTH, 2.3 * lines + 1.1), layout="constrained")
+    width = sheet.width or WIDTH
+    figure = Figure(figsize=(width, min(2.3, 0.8 * width / columns) * lines + 0.7), layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, kind in zip(panels, kinds, strict=False):
         for index, updates in enumerate(adapters.values()):
             draw_line(axes, [update for update in updates if update.kind == kind], style(index))
         axes.set(xscale="log", yscale="log")
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_title(plain(kind), fontsize=9)
-        axes.tick_params(labelsize=8)
+        axes.set_title(plain(kind), fontsize=sheet.heading)
+        axes.tick_params(labelsize=sheet.text)
         axes.grid(linewidth=0.4, alpha=0.5)
     panels[0].set_ylim(bottom=panels[0].get_ylim()[1] * SHOWN)
     for position in range(len(kinds), len(panels)):
         panels[position].remove()
         panels[position - columns].tick_params(labelbottom=True)
     handles = [Line2D([], [], label=plain(label), **style(index)) for index, label in enumerate(adapters)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(3, len(handles)), fontsize=9, frameon=False)
-    figure.supxlabel("i, counted from the largest singular value; the marker stands at the effective rank", fontsize=9)
-    figure.supylabel(r"$s_i$(update) / $s_1$(weight)", fontsize=9)
+    legend_below(figure, handles, sheet, below=False)
+    mark = "; the marker stands at the effective rank" if sheet.titled else ""
+    figure.supxlabel(sheet.wrapped(f"i, counted from the largest singular value{mark}", width), fontsize=sheet.heading)
+    figure.supylabel(r"$s_i$(update) / $s_1$(weight)", fontsize=sheet.heading)
     return figure
 
 

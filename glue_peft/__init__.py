@@ -54,6 +54,8 @@ tables.resampled   GLUE's metrics of many runs on many draws of validation rows
 tables.bootstrap   intervals over validation rows and seeds
 tables.records     the numbers of the tables, for CSV and JSON
 tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
+tables.latex       LaTeX: a tabular, or a document
 tables.status      how far a sweep is
+tables.score_figures  the figures of a table: scores, and scores against costs
 tables.figure_style  colours, marks and files of the figures
 """

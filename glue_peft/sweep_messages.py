@@ -14,8 +14,8 @@ from glue_peft.recipe import read_header
 from glue_peft.run_folder import plural
 from glue_peft.tables.collapse import collapse, divergence
 from glue_peft.tables.formats import duration
-from glue_peft.tables.read import read_run
-from glue_peft.tasks import PAPER_TASKS, main_metric
+from glue_peft.tables.read import read_run, reported_metric
+from glue_peft.tasks import PAPER_TASKS
 
 # What a finished run leaves, in bytes: tokenizer 4 MB, head 2 to 4 MB, adapter 1 to 8 MB, records, for RoBERTa-base
 # and -large. Full fine-tuning leaves the model's weights in its place.
@@ -153,7 +153,8 @@ def closing(runs: list[Run], outcomes: list[tuple[str, str, str]], settings: Map
     lines = []
     for outcome, folder, _ in outcomes:
         if outcome == "done" and folder in tasks:
-            run = read_run(Path(folder), tasks[folder], main_metric(tasks[folder]), "last")
+            metric = reported_metric(Path(folder), tasks[folder])
+            run = read_run(Path(folder), tasks[folder], metric, "last")
             lines += [f"diverged: {folder} ({reason})" for reason in [divergence(run)] if reason]
             lines += [f"collapsed: {folder} ({reason})" for reason in [collapse(run)] if reason]
     if any(outcome in ("done", "finished") and folder in tasks for outcome, folder, _ in outcomes):

@@ -198,6 +198,9 @@ def said(capsys: pytest.CaptureFixture, script: ModuleType, *argv: object) -> tu
     return status, captured.out.splitlines(), captured.err.splitlines()
 
 
+AS_ROWS = ("--format", "row", "--verbose")  # what a test reads cell by cell
+
+
 def results_of(*argv: object) -> Results:
     """Return the results that the options of a table's command line ask for."""
     parser = argparse.ArgumentParser()

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import fail_run, results_of, said, write_rows, write_run
+from helpers import AS_ROWS, fail_run, results_of, said, write_rows, write_run
 from scipy import stats
 
 import parse_results
@@ -75,7 +75,7 @@ def test_collapsed_runs(tmp_path):
 def test_columns_and_records(tmp_path, capsys):
     """The columns stand behind avg, and their numbers among the records."""
     roots = two_rows(tmp_path)
-    _, out, _ = said(capsys, parse_results, *roots, 2, "--aggregate", "all", "--published")
+    _, out, _ = said(capsys, parse_results, *roots, 2, "--aggregate", "all", "--published", *AS_ROWS)
     assert out[1].startswith(
         "name | mrpc | cola | rte | avg | avg without CoLA | mean rank | IQM [95 %] | collapsed | "
     )

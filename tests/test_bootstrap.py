@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import results_of, said, write_answers
+from helpers import AS_ROWS, results_of, said, write_answers
 
 import parse_results
 from glue_peft.tables.answers import read_answers
@@ -141,7 +141,7 @@ def roots(tmp_path: Path) -> list[Path]:
 
 def test_the_tables_stand_below_the_others(capsys, roots):
     """Rows, then differences; agreement; nothing of it without --bootstrap."""
-    command = (*roots, 3, "--tasks", "rte,mrpc")
+    command = (*roots, 3, "--tasks", "rte,mrpc", *AS_ROWS)
     status, lines, _ = said(capsys, parse_results, *command, "--bootstrap", 200)
     assert status == 0
     plain = said(capsys, parse_results, *command)[1]
@@ -196,3 +196,23 @@ def test_runs_without_answers_are_named(capsys, roots):
     assert status == 2 and errors[-1] == f"  {path}: missing"
     status, lines, _ = said(capsys, parse_results, *command, "--allow_missing")
     assert status == 0 and "no part of these intervals, without usable answers: 1 run" in lines
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mse"])
+def test_intervals_of_data_of_ones_own(tmp_path, capsys, metric):
+    """As of GLUE's: right answers of classes, squared errors of numbers, whose mean is the run's own."""
+    labels, given = np.arange(40) % 2, np.arange(40) % 2
+    given[:10] = 1 - given[:10]  # a quarter is wrong, or off by 1
+    for seed in (1, 2):
+        folder = write_answers(tmp_path / "a", seed, "stsb" if metric == "mse" else "rte", labels, given)
+        value = 0.75 if metric == "accuracy" else 0.25
+        record = json.loads((folder / "run.json").read_text())
+        record["arguments"]["task_name"] = None
+        record["scores"] = {"metric": f"eval_{metric}", "last": {f"eval_{metric}": value}}
+        (folder / "run.json").write_text(json.dumps(record))
+        folder.rename(folder.with_name("own"))
+    status, lines, err = said(capsys, parse_results, tmp_path, "--bootstrap", 200, "--format", "json")
+    assert (status, err) == (0, [])
+    (found,) = (n for n in json.loads("\n".join(lines))["numbers"] if n["kind"] == "bootstrap" and n["task"] == "own")
+    expected = 75 if metric == "accuracy" else 0.25
+    assert found["value"] == pytest.approx(expected) and found["low"] < expected < found["high"]

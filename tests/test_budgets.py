@@ -5,7 +5,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from helpers import FIVE, results_of, said, shifted, write_rows
+from helpers import AS_ROWS, FIVE, results_of, said, shifted, write_rows
 from sweep_helpers import end_searches, rate_of
 
 import parse_results
@@ -79,13 +79,13 @@ def test_a_table_prints_budget_grid_seeds_criterion_and_the_chosen_rates(roots, 
         return 0.6 + rate_of(run) / 100 if "vera" in run.folder else score_by_rate(run)
 
     end_searches(tmp_path, score, TASKS="rte mrpc")
-    status, lines, _ = said(capsys, parse_results, *roots, 5, "--tasks", "rte,mrpc")
+    status, lines, _ = said(capsys, parse_results, *roots, 5, "--tasks", "rte,mrpc", *AS_ROWS)
     assert status == 0
     assert lines[0].endswith(
         "; learning rates searched: 5 rates x 2 seeds a row and task, last epoch on held-out training rows, best mean "
         "without a collapse"
     )
-    assert lines[4:6] == [
+    assert lines[5:7] == [
         "tuned: lora4, rates 1e-4 1e-3 1e-2 1e-1 1e0, seeds 101 to 102: rte 1e-3 (70.0); mrpc 1e-3 (70.0)",
         "tuned: vera256, rates 1e-4 1e-3 1e-2 1e-1 1e0, seeds 101 to 102: rte 1e0 (61.0, the grid's upper edge, but "
         "trained with 0.01); mrpc 1e0 (61.0, the grid's upper edge, but trained with 0.01)",
@@ -99,7 +99,7 @@ def test_rows_of_unequal_budgets_are_marked_and_get_no_verdict(roots, tmp_path, 
     end_searches(tmp_path, score_by_rate, TASKS="rte", ADAPTERS="vera", LEARNING_RATES="1e-3 1e-2 1e-1")
     end_searches(tmp_path, score_by_rate, TASKS="mrpc", ADAPTERS="vera", LEARNING_RATES="1e-3 1e-2 1e-1 1e0")
     argv = [*roots, 5, "--tasks", "rte,mrpc"]
-    _, lines, _ = said(capsys, parse_results, *argv)
+    _, lines, _ = said(capsys, parse_results, *argv, *AS_ROWS)
     assert lines[2].startswith("lora4 | ") and lines[3].startswith("vera256 * | ")
     assert (
         "* unequal budgets on mrpc: lora4 3 rates x 2 seeds, vera256 4 rates x 2 seeds: no verdict between them "
@@ -112,7 +112,7 @@ def test_rows_of_unequal_budgets_are_marked_and_get_no_verdict(roots, tmp_path, 
     results = results_of(*argv)
     family = withhold_verdicts(compare_rows(results, False), results, searches_of(results))
     assert best_cells(results, "mean", family) == {(1, 1)}  # no bold either
-    _, lines, _ = said(capsys, parse_results, *argv, "--unequal_budgets")
+    _, lines, _ = said(capsys, parse_results, *argv, "--unequal_budgets", *AS_ROWS)
     assert sum("vera256 is better" in line for line in lines) == 3 and any("* unequal" in line for line in lines)
     assert not any("no verdict" in line for line in lines)
     _, text, _ = said(capsys, parse_results, *argv, "--format", "json")
@@ -142,7 +142,7 @@ def test_the_runs_of_a_search_can_be_listed_and_are_no_rows_by_accident(roots, t
     """--epoch held_out reads them; the folder, and the file of the rates, are not taken for rows behind a `*`."""
     end_searches(tmp_path, score_by_rate, TASKS="rte", ADAPTERS="lora")
     (tmp_path / "tuned.tsv").write_text("adapter\n")
-    status, lines, _ = said(capsys, parse_results, *sorted(tmp_path.iterdir()), 5, "--tasks", "rte")
+    status, lines, _ = said(capsys, parse_results, *sorted(tmp_path.iterdir()), 5, "--tasks", "rte", *AS_ROWS)
     assert status == 0 and [line.split(" | ")[0] for line in lines[2:4]] == ["lora4", "vera256 *"]
     runs = sorted((tmp_path / "search").iterdir())
     status, lines, _ = said(capsys, parse_results, *runs, "101-102", "--epoch", "held_out", "--format", "runs")

@@ -1,14 +1,12 @@
-"""tables/formats.py: LaTeX that compiles, Markdown with its marks escaped, numbers in their units."""
+"""tables/formats.py: lines for a terminal, Markdown with its marks escaped, few notes, numbers in their units."""
 
 import re
-import shutil
-import subprocess
 
 import pytest
 from helpers import FIVE, said, shifted, write_rows
 
 import parse_results
-from glue_peft.tables.formats import cost_cell, p_text, percent
+from glue_peft.tables.formats import Table, as_text, cost_cell, p_text, percent, shortened
 
 
 @pytest.mark.parametrize(
@@ -44,59 +42,6 @@ def test_bold_only_where_the_difference_holds_up(tmp_path, capsys, form):
     assert re.findall(bold, "\n".join(out)) == ["77.0"]
 
 
-def test_latex_is_a_document(tmp_path, capsys):
-    """Preamble, balanced groups and environments, one cell count a row, and no character that LaTeX trips over."""
-    for name in ("a_b&c%d#e$f{g}h~i^j\\k", "größe", "表", "[x]", "*×÷"):
-        write_rows(tmp_path / name, {"rte": [0.5, 0.61], "cola": [-0.1, 0.0]})
-    roots = sorted(tmp_path.iterdir())
-    _, out, _ = said(capsys, parse_results, *roots, 2, "--format", "latex", "--published")
-    text = "\n".join(out)
-    assert text.startswith("\\documentclass{article}\n") and text.endswith("\\end{document}")
-    assert "\\usepackage{booktabs,graphicx}" in text
-    plain = re.sub(r"\\[\\{}$&#%_]", "", text)
-    assert plain.count("{") == plain.count("}")
-    assert plain.count("$") % 2 == 0
-    begun, ended = (re.findall(rf"\\{word}\{{(\w+)\}}", text) for word in ("begin", "end"))
-    assert sorted(begun) == sorted(ended)
-    tabulars = re.findall(r"\\begin\{tabular\}\{(l?r*)\}\n\\toprule\n(.*?)\\bottomrule", text, flags=re.DOTALL)
-    assert len(tabulars) == 1 + 4 + 5 * 3  # scores, comparisons with the first, and LoRA's three published rows
-    for columns, body in tabulars:
-        lines = [line for line in body.splitlines() if line != r"\midrule"]
-        assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
-        assert all(line.endswith(r" \\") for line in lines)
-    assert r"a\_b\&c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k & " in text
-    assert "größe & " in text and "U+8868 & " in text
-    assert not re.search(r"\\\\\s*[\[*]", text)  # a line's end takes these as its own argument
-    assert "$-$5.0 $\\pm$ 7.1" in text
-    assert not re.search(r"(?<!\\)[#%_~^]", re.sub(r"(?m)%$", "", text))
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_latex_compiles(tmp_path, capsys):
-    """pdflatex makes a page of it as it stands, whatever the rows are called, without an error or a cut line."""
-    names = ("lora4", "a_b&c%d#e$f{g}h~i^j\\k", "größe ×÷|<>\"'`", "表", "[x]", "*y", "--z", "\udcff")
-    for name in names:
-        write_rows(tmp_path / "rows" / name, {"rte": [0.5, 0.61, 0.62], "cola": [-0.1, 0.0, 0.1]})
-    roots = [tmp_path / "rows" / name for name in names]
-    status, out, _ = said(capsys, parse_results, *roots, 3, "--format", "latex", "--published")
-    assert status == 0
-    (tmp_path / "a.tex").write_text("\n".join(out), encoding="utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "a.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
-    assert (tmp_path / "a.pdf").stat().st_size > 10_000
-    assert "Missing character" not in (tmp_path / "a.log").read_text(errors="replace")
-
-
-def test_latex_minus_signs_in_numbers_alone(tmp_path, capsys):
-    """A verdict has the row's name as it is."""
-    write_rows(tmp_path / "a", {"cola": [-value for value in FIVE]})
-    write_rows(tmp_path / "b_lr2e-4", {"cola": shifted([0.04, 0.05, 0.06, 0.05, 0.05])})
-    _, out, _ = said(capsys, parse_results, tmp_path / "a", tmp_path / "b_lr2e-4", 5, "--format", "latex")
-    text = "\n".join(out)
-    assert "2e$-$4" not in text and "$-$72.0" in text
-
-
 def test_markdown(tmp_path, capsys):
     """Caption, table with as many cells in each row, notes as a list; bars in a name are escaped."""
     write_rows(tmp_path / "a|b", {"rte": [0.5, 0.61]})
@@ -105,3 +50,67 @@ def test_markdown(tmp_path, capsys):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in out[2:5]} == {9}
     assert out[4].startswith(r"| a\|b | 55.5 ± 7.8 | 55.5 ± 7.8 | 663,552 | ")
     assert out[6].startswith("- left out of table and average") and out[7].startswith("- health: ")
+
+
+def table_of(n_rows: int, notes: list[str]) -> Table:
+    """Return a table of some rows with these notes."""
+    return Table("caption", ["name", "mrpc", "verdict"], [["lora4", "81.0 ± 2.5", "better"]] * n_rows, notes=notes)
+
+
+def test_text_is_aligned(monkeypatch):
+    """Words on the left, numbers on the right, a rule above published rows; nothing but spaces between columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    rows = [["lora4", "1", "81.0 ± 2.5", "a is better"], ["randlora32", "12,345", "9.7", "-"], ["VeRA", "-", "7", "-"]]
+    table = Table("caption", ["name", "adapter", "avg", "verdict"], rows, rules=[2], notes=["note"])
+    lines = [
+        "caption",
+        "name        adapter         avg  verdict",
+        "----------  -------  ----------  -----------",
+        "lora4             1  81.0 ± 2.5  a is better",
+        "randlora32   12,345         9.7  -",
+        "----------  -------  ----------  -----------",
+        "VeRA              -           7  -",
+        "note",
+    ]
+    assert as_text([table, table], []).splitlines() == [*lines, "", *lines]
+
+
+def test_columns_beyond_the_terminals_width_go_on_below(monkeypatch):
+    """Each block begins with the names; a column wider than the terminal stands in one of its own."""
+    monkeypatch.setenv("COLUMNS", "24")
+    table = Table("caption", ["name", "mrpc", "cola", "verdict"], [["lora4", "81.0 ± 2.5", "4.1", "x" * 30]])
+    assert as_text([table], []).splitlines() == [
+        "caption",
+        "name         mrpc  cola",
+        "-----  ----------  ----",
+        "lora4  81.0 ± 2.5   4.1",
+        "name   verdict",
+        "-----  " + "-" * 30,
+        "lora4  " + "x" * 30,
+    ]
+
+
+def test_notes_are_never_longer_than_the_table():
+    """Of each kind the first, with a count; what is left out is announced."""
+    collapsed = [f"health: collapsed, counted: {i}" for i in range(9)]
+    tuned = ["tuned: a", "tuned: b"]
+    assert shortened(table_of(1, ["a", "b", "c"])).notes == ["a", "b", "c"]
+    assert shortened(table_of(9, collapsed + tuned)).notes == collapsed + tuned
+    assert shortened(table_of(1, collapsed + ["health: failed: x"] + tuned)).notes == [
+        "health: collapsed, counted: 0 and 8 more",
+        "health: failed: x",
+        "--verbose prints all 12 notes",
+    ]
+    assert len(shortened(table_of(1, list("abcdef"))).notes) == 3
+
+
+def test_verbose_prints_what_is_left_out(tmp_path, capsys):
+    """In text and Markdown; where everything is printed anyway it has no effect and is refused."""
+    write_rows(tmp_path / "a", {"cola": [0.0, 0.0, 0.0, 0.5]})
+    for form, mark in (("text", ""), ("markdown", "- ")):
+        command = (tmp_path / "a", 4, "--format", form)
+        brief, full = (said(capsys, parse_results, *command, *more)[1] for more in ([], ["--verbose"]))
+        (folded,) = (line for line in brief if "collapsed, counted" in line)
+        assert folded.startswith(mark) and folded.endswith(" and 2 more")
+        assert sum("collapsed, counted" in line for line in full) == 3 and len(full) == len(brief) + 1
+    assert said(capsys, parse_results, tmp_path / "a", 4, "--format", "json", "--verbose")[0] == 2

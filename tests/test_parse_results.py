@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import FIVE, call, metrics_of, said, shifted, write_result, write_rows, write_run, write_tree
+from helpers import AS_ROWS, FIVE, call, metrics_of, said, shifted, write_result, write_rows, write_run, write_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +27,8 @@ TWO_TASKS = {"mrpc": [0.87, 0.89], "cola": [0.600, 0.628]}
 
 
 def parsed(capsys: pytest.CaptureFixture, *argv: object) -> tuple[int, list[str], list[str]]:
-    """Call the script and return its exit status, the lines on stdout and the lines on stderr."""
-    return said(capsys, parse_results, *argv)
+    """Call the script and return its exit status, the lines on stdout (rows in one-line form) and on stderr."""
+    return said(capsys, parse_results, *argv, *(() if {"--format", "--status"} & set(argv) else AS_ROWS))
 
 
 def test_full_table_by_hand(tmp_path, capsys):
@@ -69,7 +69,7 @@ def test_average_is_over_seeds_not_over_deviations(tmp_path, capsys):
 
 def test_manual_shows_what_is_printed(tmp_path, capsys):
     """The example in the module docstring is the output for that tree, and --help shows the docstring."""
-    _, out, _ = parsed(capsys, write_tree(tmp_path / "randlora64", TWO_TASKS), 2)
+    _, out, _ = said(capsys, parse_results, write_tree(tmp_path / "randlora64", TWO_TASKS), 2)
     example = [line[4:] for line in parse_results.__doc__.splitlines() if line.startswith("    ")]
     assert example[1:-1] == out
     with pytest.raises(SystemExit) as stop:
@@ -338,7 +338,7 @@ def test_ascii_locale_and_odd_names(tmp_path, name):
     """The script writes UTF-8 whatever the locale, and the folder's name as it is, even if that is no UTF-8."""
     write_tree(Path(os.fsdecode(os.fsencode(tmp_path / "x")[:-1] + name)), TWO_TASKS)
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    command = [sys.executable, str(SCRIPT), os.fsencode(tmp_path) + b"/" + name, "2"]
+    command = [sys.executable, str(SCRIPT), os.fsencode(tmp_path) + b"/" + name, "2", *AS_ROWS]
     done = subprocess.run(command, env=environment, capture_output=True, check=True)
     assert done.stdout.splitlines()[2] == name + r" | 88.0 ± 1.4 | 61.4 ± 2.0 | 74.7 ± 1.7 \\".encode()
 
@@ -414,7 +414,7 @@ def test_any_tree_gives_a_right_row_or_a_full_error(tmp_path_factory, tree):
             if not isinstance(content, float) and any(other is not None for other in contents):
                 at_fault.add(str(path))
     for flags in ([], ["--allow_missing"]):
-        command = [str(root), "3", *flags]
+        command = [str(root), "3", *flags, *AS_ROWS]
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
             status = call(parse_results, *command)
         usable = any(isinstance(value, float) for contents in tree.values() for value in contents)
@@ -646,13 +646,6 @@ def test_options_between_the_roots_and_the_seeds(tmp_path, capsys):
     assert parsed(capsys, tmp_path / "a", tmp_path / "b", "--ddof", 1, 2) == first
 
 
-def test_number_of_seeds_with_several_roots(tmp_path, capsys):
-    """The last argument is always NSEEDS."""
-    write_tree(tmp_path, TWO_TASKS)
-    status, out, err = parsed(capsys, tmp_path, tmp_path)
-    assert (status, out) == (2, []) and "NSEEDS" in err[0]
-
-
 def test_scipy_only_for_comparisons(tmp_path):
     """One row loads neither SciPy nor NumPy, two rows load SciPy; torch never."""
     roots = [str(write_rows(tmp_path / name, {"rte": [0.5, 0.6 + step]})) for name, step in (("a", 0), ("b", 0.1))]
@@ -740,7 +733,7 @@ def write_odd_run(root: Path, seed: int, kind: str, score: float, record: dict, 
 @given(
     runs=st.lists(st.tuples(KINDS, st.floats(0, 1), RECORDS, st.binary(max_size=9)), min_size=1, max_size=4),
     name=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=9),
-    form=st.sampled_from(["text", "markdown", "latex", "csv", "json"]),
+    form=st.sampled_from(["text", "row", "markdown", "latex", "csv", "json"]),
 )
 def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, name, form):
     """Odd records, names, links and formats: the right mean over what is usable, or an error that names every file."""
@@ -760,7 +753,7 @@ def test_any_files_give_a_right_mean_or_one_clear_error(tmp_path_factory, runs, 
             assert value["value"] == pytest.approx(100 * np.mean(good)) and value["n"] == len(good)
             std = None if len(good) == 1 else pytest.approx(100 * np.std(good, ddof=1), abs=1e-9)
             assert value["std"] == std
-        elif status == 0 and form == "text":
+        elif status == 0 and form == "row":
             row = next(line for line in out.getvalue().splitlines()[1:] if re.search(r" \| \d", line))
             printed = re.findall(r" \| (\d+\.\d)(?: ± (\d+\.\d))?", row)[0]
             expected = (100 * np.mean(good), 100 * np.std(good, ddof=1) if len(good) > 1 else 0)
@@ -823,3 +816,36 @@ def test_options_without_effect_on_the_status_are_refused(tmp_path, capsys, more
     """Only --tasks goes with --status."""
     status, _, err = parsed(capsys, "--status", tmp_path, 1, *more)
     assert status == 2 and f"not with {more[0]}" in err[0]
+
+
+def write_own(root: Path, seed: int, task: str, metric: str, value: float) -> None:
+    """Write what a run on data of one's own leaves: its record names no task, and its metric."""
+    scores = {"metric": f"eval_{metric}", "last": {f"eval_{metric}": value}}
+    metrics = {f"eval_{metric}": value, "train_runtime": 60.0}
+    write_run(root, seed, task, 0.5, arguments={"task_name": None}, scores=scores, metrics=metrics)
+
+
+def test_data_of_ones_own_is_a_column(tmp_path, capsys):
+    """By the folder's name and with the metric of its record; of a mean squared error less is better."""
+    for seed, value in enumerate(FIVE, start=1):
+        for name, step in (("a", 0.0), ("b", 0.2)):
+            write_run(tmp_path / name, seed, "mrpc", value)
+            write_own(tmp_path / name, seed, "messages", "accuracy", value - step)
+            write_own(tmp_path / name, seed, "prices", "mse", 12 * (value - step))
+    status, out, err = parsed(capsys, tmp_path)
+    assert (status, err) == (0, [])
+    assert out[1].startswith("name | mrpc | messages | prices | avg | adapter")
+    # prices: 12 times 0.70 to 0.74; the average is over the shares alone.
+    assert out[2].startswith("a | 72.0 ± 1.4 | 72.0 ± 1.4 | 8.640 ± 0.170 | 72.0 ± 1.4 | 663,552 | ")
+    assert out[3].startswith("b | 72.0 ± 1.4 | 52.0 ± 1.4 | 6.240 ± 0.170 | 62.0 ± 1.4 | 663,552 | ")
+    assert "mean squared errors, the less the better, and no part of avg: prices" in out
+    verdicts = {cells[0]: (cells[2], cells[-1]) for cells in tables_of(out)[1]}
+    assert verdicts["messages"] == ("-20.0", "a is better") and verdicts["prices"] == ("-2.400", "b is better")
+    _, out, _ = said(capsys, parse_results, tmp_path, "--format", "markdown", "--tasks", "prices")
+    assert "| b | **6.240 ± 0.170** | - |" in "\n".join(out)
+    _, out, _ = parsed(capsys, tmp_path, "--tasks", "mrpc,messages", "--metric", "messages=accuracy")
+    assert out[1].startswith("name | mrpc | messages | avg | ") and "there, but not part of this table: prices" in out
+    status, _, err = parsed(capsys, tmp_path, "--tasks", "letters")
+    assert status == 2 and "wnli, messages, prices, each once" in err[0]
+    _, out, _ = parsed(capsys, "--status", tmp_path / "a", "5")
+    assert out[1].split(" | ") == ["name", "mrpc   ", "messages", "prices ", "all"] and "finished" in out[-1]

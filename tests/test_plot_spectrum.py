@@ -11,12 +11,14 @@ import peft
 import pytest
 import torch
 from helpers import arguments, read, said
+from matplotlib.text import Text
 from safetensors.numpy import load_file
 from transformers import AutoModelForSequenceClassification, BertModel
 
 import plot_spectrum
 import run_glue
 from glue_peft.errors import UsageError
+from glue_peft.tables.figure_style import Sheet
 from plot_spectrum import Update
 
 BLOCK = "encoder.layer.0."
@@ -193,6 +195,26 @@ def test_figure_has_a_panel_a_kind_and_a_colour_an_adapter(trained, tmp_path, ca
             looks.append((line.get_color(), line.get_linestyle(), mark.get_marker()))
     assert len(set(looks)) == 2 and all(len({look[i] for look in looks}) == 2 for i in range(3))
     assert [text.get_text() for text in figure.legends[0].texts] == ["lora", "randlora"]
+
+
+def test_a_spectrum_for_a_column():
+    """As wide as asked for, two panels side by side, names of one's own, and no letter but exponents below 7 points."""
+    updates = [Update(kind, np.array([0.4, 0.2, 0.1]), 0.3) for kind in ("query", "key", "value", "dense")]
+    figure = plot_spectrum.draw({"LoRA (r=4)": updates, "randlora32_all-MiniLM-L6-v2": updates}, Sheet(3.3, False))
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() == 3.3 and len({round(axes.get_position().x0, 2) for axes in figure.axes}) == 2
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) == 7
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and "marker" not in figure.get_supxlabel()
+
+
+def test_rows_of_a_spectrum_are_called_as_asked(trained, tmp_path, capsys):
+    """In the table too; a row that isn't there is refused."""
+    command = (trained("lora"), tmp_path / "a.png", "--names")
+    status, out, _ = said(capsys, plot_spectrum, *command, "lora=LoRA")
+    assert status == 0 and out[2].split()[1] == "LoRA"
+    status, _, err = said(capsys, plot_spectrum, *command, "vera=VeRA")
+    assert status == 2 and "--names vera=VeRA: must be ROW=NAME with ROW one of lora" in err[0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])

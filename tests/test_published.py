@@ -4,9 +4,10 @@ import csv
 import json
 
 import pytest
-from helpers import results_of, write_rows
+from helpers import AS_ROWS, results_of, write_rows
 
 import parse_results
+from glue_peft.errors import UsageError
 from glue_peft.tables.equivalence import parse_margin
 from glue_peft.tables.published import (
     PUBLISHED_FILE,
@@ -82,7 +83,7 @@ def test_mnli_and_qqp(paper, model, method, rank, mnli, qqp):
 def test_the_authors_averages(tmp_path, capsys, row):
     """A row of the RandLoRA paper fed as one seed gives the average that is printed there, to 0.1."""
     root = write_rows(tmp_path / "a", {task: [row.scores[task].value / 100] for task in PAPER_TASKS})
-    assert parse_results.main([str(root), "1", "--stsb_metric", "pearson"]) == 0
+    assert parse_results.main([str(root), "1", "--stsb_metric", "pearson", *AS_ROWS]) == 0
     cells = capsys.readouterr().out.splitlines()[2].split(" | ")
     assert [float(cell.split(" ± ")[0]) for cell in cells[1:7]] == [row.scores[task].value for task in PAPER_TASKS]
     # In floating point 82.5 - 82.4 is just above 0.1.
@@ -236,7 +237,7 @@ def test_published_rows_beside_ours(tmp_path, capsys):
     """--published prints the papers' rows of the same model as they stand, and our method against each of its own."""
     theirs = [row for row in ROWS if row.model == "roberta-base"]
     root = write_rows(tmp_path / "lora4", {"mrpc": [0.87, 0.88], "rte": [0.70, 0.72]})
-    assert parse_results.main([str(root), "2", "--published"]) == 0
+    assert parse_results.main([str(root), "2", "--published", *AS_ROWS]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = [line.removesuffix(r" \\").split(" | ") for line in lines if line.endswith(r"\\")]
     rows = rows[: 2 + len(theirs)]
@@ -298,6 +299,23 @@ def test_without_run_json_the_model_is_unknown(tmp_path, capsys):
     """Nothing is guessed from the folder's name."""
     root = write_rows(tmp_path / "lora4", {"mrpc": [0.87]})
     (root / "1" / "mrpc" / "run.json").unlink()
-    assert parse_results.main([str(root), "1", "--published"]) == 0
+    assert parse_results.main([str(root), "1", "--published", *AS_ROWS]) == 0
     out = capsys.readouterr().out
     assert "published: nothing beside lora4, as no run.json says what it is" in out and "arXiv" not in out
+
+
+def test_published_rows_of_some_methods(tmp_path, capsys):
+    """Named after --published, or all of them where a folder or nothing follows."""
+    root = write_rows(tmp_path / "lora4", {"mrpc": [0.87, 0.88]})
+    found = {}
+    for methods in ([], ["all"], ["randlora,vera"], ["vb-lora"]):
+        assert parse_results.main([str(root), "2", "--published", *methods, "--format", "json"]) == 0
+        numbers = json.loads(capsys.readouterr().out)["numbers"]
+        found[" ".join(methods)] = {n["name"].partition(": ")[2] for n in numbers if n["kind"] == "published"}
+    assert found[""] == found["all"] > found["randlora,vera"] | found["vb-lora"]
+    assert {name.split()[0] for name in found["randlora,vera"]} == {"randlora", "vera"}
+    for argv in (["--published", root, "2"], [root, "--published", "2"]):
+        assert parse_results.main([*map(str, argv), "--format", "json"]) == 0
+        assert "LoRA: lora r 8" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="--published dora: allowed are `all` or some of .*randlora"):
+        parse_results.main([str(root), "2", "--published", "dora"])

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import metrics_of, write_run
+from helpers import AS_ROWS, metrics_of, write_run
 
 import parse_results
 from glue_peft.errors import UsageError
@@ -46,7 +46,7 @@ def grid(recipe: str, root: Path, **narrowed: str) -> list[Run]:
 
 def reproduce(capsys, *argv: object) -> tuple[str, dict[tuple[str, str, str], list[str]], list[str]]:
     """Return the caption, the cells of each line by model, adapter and task, and the notes."""
-    assert parse_results.main(["--reproduce", *map(str, argv)]) == 0
+    assert parse_results.main(["--reproduce", *map(str, argv), *AS_ROWS]) == 0
     caption, _, *lines = capsys.readouterr().out.splitlines()
     rows = [line.removesuffix(r" \\").split(" | ") for line in lines if line.endswith(r"\\")]
     return caption, {tuple(row[:3]): row[3:] for row in rows}, [line for line in lines if not line.endswith(r"\\")]

@@ -45,6 +45,47 @@ def test_a_root_given_again_and_a_job_log_are_left_out(tmp_path):
     assert refusal(tmp_path / "joblog.tsv", 1) == f"ROOT: no folder of results, only {tmp_path}/joblog.tsv"
 
 
+def test_rows_and_seeds_are_found(tmp_path):
+    """In a folder of results, however deep, lora8 before lora16; not searches, hidden folders and links."""
+    for name in ("lora16", "lora8", "older/lora4", "search/lora8_lr1e-3", ".cache/lora2"):
+        write_rows(tmp_path / "all" / name, {"rte": [0.7, 0.8]})
+    write_run(tmp_path / "all" / "lora8", 5, "rte", 0.7)
+    (tmp_path / "all" / "lora8" / "7").mkdir()  # without a run in it
+    (tmp_path / "all" / "joblog.tsv").write_text("")
+    (tmp_path / "all" / "link").symlink_to("lora8")
+    results = results_of(tmp_path / "all", "--allow_missing")
+    assert [row.name for row in results.rows] == ["lora8", "lora16", "lora4"]
+    assert results.seeds == [1, 2, 5]
+    assert results_of(tmp_path / "all" / "lora16").seeds == [1, 2]
+    both = results_of(tmp_path / "all" / "older", tmp_path / "all", 2)
+    assert [row.name for row in both.rows] == ["lora4", "lora8", "lora16"] and both.seeds == [1, 2]
+
+
+def test_the_last_word_is_the_seeds_where_it_can_be(tmp_path, monkeypatch):
+    """Also where a folder of that name stands in the current one; a folder that isn't there is said to be none."""
+    write_rows(tmp_path / "lora4", {"rte": [0.7, 0.8]})
+    monkeypatch.chdir(tmp_path / "lora4")
+    assert results_of(".", "1").seeds == [1]
+    assert "not 'lora5', and there is no folder of that name" in refusal(".", "lora5")
+    for nothing in ("1", tmp_path / "lora4" / "1" / "rte", "none"):
+        assert refusal(nothing) == (
+            f"ROOT must be an existing folder that holds <seed>/<task>/eval_results.json, or folders that do, "
+            f"not {str(nothing)!r}"
+        )
+
+
+def test_rows_are_called_as_asked(tmp_path):
+    """--names changes some; a row that isn't there, no name, and one name for two are refused."""
+    for name in ("lora4", "vera256"):
+        write_run(tmp_path / name, 1, "rte", 0.7)
+    results = results_of(tmp_path, "--names", "lora4=LoRA (r=4)", "--names", "vera256=a=b")
+    assert [row.name for row in results.rows] == ["LoRA (r=4)", "a=b"]
+    for wrong in ("lora8=x", "lora4", "lora4="):
+        message = f"--names {wrong}: must be ROW=NAME with ROW one of lora4, vera256"
+        assert refusal(tmp_path, "--names", wrong) == message
+    assert refusal(tmp_path, "--names", "lora4=vera256").startswith("--names: two rows would be called the same")
+
+
 def test_links_to_different_results_are_fine(tmp_path):
     """A tree of links reads as the files behind them."""
     write_run(tmp_path / "real", 1, "rte", 0.7)

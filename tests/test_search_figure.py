@@ -3,7 +3,9 @@
 from decimal import Decimal
 
 import pytest
+from matplotlib.text import Text
 
+from glue_peft.tables.figure_style import Sheet
 from glue_peft.tables.search import Trial
 from glue_peft.tables.search_figure import draw_search
 
@@ -22,7 +24,7 @@ NONE = [Trial(Decimal("1e-5"), 101, 0.75), Trial(Decimal("3e-5"), 101, 0.85)]
 
 @pytest.fixture
 def panels():
-    """Draw two methods on MRPC and one of them on CoLA; return the panels, scores above, budgets below."""
+    """Draw two methods on MRPC and one of them on CoLA; return the panels, of each task scores and budgets."""
     figure = draw_search({"lora4": {"mrpc": LORA}, "none": {"mrpc": NONE, "cola": NONE}}, ["mrpc", "cola"])
     return figure, figure.axes
 
@@ -44,7 +46,7 @@ def test_each_seed_the_means_collapses_and_the_choice_are_drawn(panels):
 
 def test_budgets_are_drawn_with_their_interval(panels):
     """Full fine-tuning has two rates: 80 with one of them, 85 with both."""
-    axes = panels[1][2]
+    axes = panels[1][1]
     lora, none = axes.lines
     assert list(lora.get_xdata()) == [1, 2, 3, 4] and list(none.get_ydata()) == pytest.approx([80, 85])
     band = axes.collections[1].get_paths()[0].vertices
@@ -54,8 +56,17 @@ def test_budgets_are_drawn_with_their_interval(panels):
 def test_a_task_without_a_method_has_the_others_and_the_legend_has_all(panels):
     """In the same colours."""
     figure, axes = panels
-    assert [panel.get_title() for panel in axes] == ["MRPC", "CoLA", "", ""]
-    assert [line.get_color() for line in axes[3].lines] == [axes[2].lines[1].get_color()]
+    assert [panel.get_title() for panel in axes] == ["MRPC", "", "CoLA", ""]
+    assert [line.get_color() for line in axes[3].lines] == [axes[1].lines[1].get_color()]
     labels = [text.get_text() for text in figure.legends[0].texts]
     assert labels == ["lora4", "none", "collapsed or diverged", "rate chosen"]
-    assert axes[1].get_ylabel() == "Matthews' correlation" and "search seeds 101, 102" in figure.get_suptitle()
+    assert axes[2].get_ylabel() == "Matthews' correlation, %" and "search seeds 101, 102" in figure.get_suptitle()
+
+
+def test_a_search_for_a_column(panels):
+    """As wide as asked for, with the legend inside, and 7 points."""
+    figure = draw_search({"lora4": {"mrpc": LORA}, "none": {"mrpc": NONE, "cola": NONE}}, ["mrpc"], Sheet(3.3, False))
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width == 3.3 * figure.dpi and not figure.get_suptitle()
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) == 7

@@ -77,7 +77,7 @@ def read_run(run: Run, task: str, results: Results) -> list[tuple[np.ndarray, np
         if results.epoch not in arrays:
             return f"{path}: has none of the {results.epoch} epoch"
         labels, logits = arrays["label"], arrays[results.epoch]
-        given = logits[:, 0].astype(float) if is_regression(task) else logits.argmax(axis=1)
+        given = logits[:, 0].astype(float) if is_regression(task, results) else logits.argmax(axis=1)
         own = score_draws(task, results.metrics[task], labels, given[:, None], np.ones((1, len(labels))))
         if abs(own.item() - score) > SAME:
             return f"{path}: gives the score {own.item():.4f}, and the run has {score:.4f}"
@@ -85,9 +85,9 @@ def read_run(run: Run, task: str, results: Results) -> list[tuple[np.ndarray, np
     return found
 
 
-def is_regression(task: str) -> bool:
+def is_regression(task: str, results: Results) -> bool:
     """Say whether a task's answers are numbers."""
-    return TASKS[task].spellings is None
+    return TASKS[task].spellings is None if task in TASKS else results.metrics[task] == "mse"
 
 
 # How far runs answer alike
@@ -99,14 +99,14 @@ def agreement_table(results: Results, answers: Mapping[str, Sequence[Answers]]) 
     for position, row in enumerate(results.rows):
         cells = []
         for task in results.tasks:
-            found = [agreement(task, of_set, position) for of_set in answers[task]]
+            found = [agreement(of_set, position, is_regression(task, results)) for of_set in answers[task]]
             known = [of_set for of_set in found if of_set is not None]
             if not known:
                 cells.append("-")
                 continue
             all_right, alike = (statistics.fmean(values) for values in zip(*known, strict=True))
             line: dict[str, Any] = {"kind": "agreement", "name": row.name, "task": task}
-            if is_regression(task):
+            if is_regression(task, results):
                 cells.append(f"{alike:.3f}")
                 records.append(line | {"correlation": alike})
             else:
@@ -120,7 +120,7 @@ def agreement_table(results: Results, answers: Mapping[str, Sequence[Answers]]) 
     return Table(title, ["name", *results.tasks], rows), records
 
 
-def agreement(task: str, answers: Answers, position: int) -> tuple[float, float] | None:
+def agreement(answers: Answers, position: int, is_regression: bool) -> tuple[float, float] | None:
     """Return the share of validation rows that all seeds of a table's row get right, and how far two of them agree.
 
     None with fewer than two seeds. Of regression nothing is right (NaN), and two agree as far as they correlate.
@@ -129,7 +129,7 @@ def agreement(task: str, answers: Answers, position: int) -> tuple[float, float]
     pairs = list(itertools.combinations(given, 2))
     if not pairs:
         return None
-    if is_regression(task):
+    if is_regression:
         everything = np.ones((1, len(answers.labels)))
         return math.nan, statistics.fmean(pearson(a, b[:, None], everything).item() for a, b in pairs)
     all_right = np.all([values == answers.labels for values in given], axis=0).mean()
@@ -147,7 +147,7 @@ def mcnemar_lines(
     for pair in pairs:
         for task in results.tasks:
             given = [[of_set.of_row(position) for position in pair] for of_set in answers[task]]
-            if is_regression(task) or not given or any(len(runs) != 1 for of_set in given for runs in of_set):
+            if is_regression(task, results) or not given or any(len(runs) != 1 for of_set in given for runs in of_set):
                 continue
             right = [
                 np.concatenate(

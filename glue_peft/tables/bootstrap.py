@@ -86,7 +86,8 @@ def draw_task(results: Results, task: str, answers: Sequence[Answers], draws: in
     """
     if not answers:
         return {}
-    number, keys = list(TASKS).index(task), list(answers[0].given)
+    number = list(TASKS).index(task) if task in TASKS else zlib.crc32(task.encode(errors="surrogateescape"))
+    keys = list(answers[0].given)
     of_sets = [
         score_rows(task, results.metrics[task], of_set, np.random.default_rng([seed, number, which]), draws)
         for which, of_set in enumerate(answers)

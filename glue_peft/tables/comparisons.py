@@ -29,6 +29,7 @@ from glue_peft.tables.estimates import (
     with_seeds,
 )
 from glue_peft.tables.results import Results, Row
+from glue_peft.tasks import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,7 @@ class Comparison:
     holm_p: float | None = None  # Welch's p and the permutation's, corrected over the family
     holm_permutation_p: float | None = None
     withheld: str = ""  # why there is no verdict, whatever the p-values
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def compare_rows(results: Results, all_pairs: bool, permute: bool = True) -> Fam
     permutation_ps = holm([comparison.permutation_p for comparison in found.values()])
     by_pair: dict[tuple[int, int], dict[str, Comparison]] = {pair: {} for pair in pairs}
     for ((pair, name), comparison), p, permutation_p in zip(found.items(), holm_ps, permutation_ps, strict=True):
-        by_pair[pair][name] = replace(comparison, holm_p=p, holm_permutation_p=permutation_p)
+        lower = results.metrics.get(name) in LOWER_IS_BETTER
+        by_pair[pair][name] = replace(comparison, holm_p=p, holm_permutation_p=permutation_p, lower_is_better=lower)
     together = "the one comparison" if len(found) == 1 else f"all {len(found)} comparisons"
     return Family(by_pair, f"{together} of this output ({rows}, in {what})")
 
@@ -177,7 +180,7 @@ def verdict(comparison: Comparison, first: str, second: str) -> str:
         return f"no verdict: {comparison.withheld}"
     if comparison.holm_p is None or comparison.holm_p >= SIGNIFICANCE:
         return "no difference shown"
-    better = f"{second if comparison.difference > 0 else first} is better"
+    better = f"{second if (comparison.difference > 0) != comparison.lower_is_better else first} is better"
     permutation_p = comparison.holm_permutation_p
     confirmed = permutation_p is not None and permutation_p < SIGNIFICANCE
     return better if confirmed else f"{better}, by the t-test alone"
@@ -194,13 +197,16 @@ def best_cells(results: Results, statistic: str, family: Family) -> set[tuple[in
         values = {row: list(scores[name].values()) for row, scores in enumerate(columns) if scores[name]}
         if len(values) < 2:
             continue
-        best, runner_up, *_ = sorted(values, key=lambda row: -centre(values[row], statistic))
+        sign = 1 if results.metrics.get(name) in LOWER_IS_BETTER else -1
+        best, runner_up, *_ = sorted(values, key=lambda row: sign * centre(values[row], statistic))
         # The average of one task is that task.
         column = results.averaged_tasks[0] if name == "avg" and len(results.averaged_tasks) == 1 else name
         first, second = sorted((best, runner_up))
         found = family.pairs.get((first, second), {}).get(column)
         if found is not None and found.holm_p is not None and found.holm_p < SIGNIFICANCE and not found.withheld:
-            if (found.difference > 0) == (best == second):  # not where the means, which are tested, say otherwise
+            if (sign * found.difference < 0) == (
+                best == second
+            ):  # not where the means, which are tested, say otherwise
                 bold.add((best, index))
     return bold
 

@@ -4,16 +4,16 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-LATEX_ESCAPES = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "×": r"$\times$", "÷": r"$\div$", "[": "{[}", "*": "{*}",  # \\ would read a [ or *
-}  # fmt: skip
+from glue_peft.tables import latex
+from glue_peft.tasks import LOWER_IS_BETTER
+
+OF_WORDS = ("name", "task", "model", "verdict")  # headers of columns that aren't numbers
 
 
 @dataclass
@@ -27,10 +27,34 @@ class Table:
     rules: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def sides(self) -> list[str]:
+        """Return each column's side, l or r: numbers stand on the right."""
+        words = (*OF_WORDS, "adapter") if "model" in self.header else OF_WORDS  # elsewhere adapter is a size
+        return ["l" if name in words else "r" for name in self.header]
 
-def percent(fraction: float) -> str:
-    """Return a fraction in percent with one decimal, and never as -0.0."""
-    return f"{round(100 * fraction, 1) + 0.0:.1f}"
+
+def shortened(table: Table) -> Table:
+    """Return the table with no more notes than it has lines, caption and header included.
+
+    Of notes of one kind the first stays, with the number of the others; if these are too many still, the last ones go.
+    """
+    most = len(table.rows) + 2
+    if len(table.notes) <= most:
+        return table
+    kinds: dict[str, list[str]] = {}
+    for note in table.notes:
+        words = 2 if note.startswith("health: ") else 1
+        kinds.setdefault(": ".join(note.split(": ")[:words]), []).append(note)
+    notes = [first + f" and {len(more)} more" * bool(more) for first, *more in kinds.values()]
+    said = f"--verbose prints all {len(table.notes)} notes"
+    return replace(table, notes=[*notes[: most - 1], said])
+
+
+def percent(fraction: float, metric: str = "") -> str:
+    """Return a fraction in percent with one decimal, and never as -0.0; a mean squared error has three."""
+    decimals = 3 if metric in LOWER_IS_BETTER else 1
+    return f"{round(100 * fraction, decimals) + 0.0:.{decimals}f}"
 
 
 def p_text(p: float | None) -> str:
@@ -58,7 +82,38 @@ def cost_cell(name: str, value: float | None) -> str:
 
 
 def as_text(tables: list[Table], records: list[dict[str, Any]]) -> str:
-    r"""Return plain lines; each row ends in \\, ready for LaTeX once the bars are ampersands."""
+    """Return lines aligned for a terminal; columns that don't fit into one of its lines go on below them."""
+    width = shutil.get_terminal_size((sys.maxsize, 0)).columns  # a file or a pipe has room for every line
+    blocks = []
+    for table in tables:
+        widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
+        lines = [line for columns in fitting(widths, width) for line in aligned(table, widths, columns)]
+        blocks.append("\n".join([table.caption, *lines, *table.notes]) + "\n")
+    return "\n".join(blocks)
+
+
+def fitting(widths: list[int], width: int) -> list[list[int]]:
+    """Return the columns of each block that fits into lines of a width, the first column in all of them."""
+    blocks: list[list[int]] = [[0]]
+    for column in range(1, len(widths)):
+        if len(blocks[-1]) > 1 and sum(widths[i] + 2 for i in [*blocks[-1], column]) - 2 > width:
+            blocks.append([0])
+        blocks[-1].append(column)
+    return blocks
+
+
+def aligned(table: Table, widths: list[int], columns: list[int]) -> list[str]:
+    """Return some of a table's columns as lines, with a rule under the header and above published rows."""
+    rule = "  ".join("-" * widths[i] for i in columns)
+    lines = []
+    for number, cells in enumerate([table.header, *table.rows]):
+        sides = (cells[i].ljust(widths[i]) if table.sides[i] == "l" else cells[i].rjust(widths[i]) for i in columns)
+        lines += [rule] * (number - 1 in [0, *table.rules]) + ["  ".join(sides).rstrip()]
+    return lines
+
+
+def as_rows(tables: list[Table], records: list[dict[str, Any]]) -> str:
+    r"""Return the RandLoRA authors' one-line form: each row ends in \\, ready for LaTeX once bars are ampersands."""
     blocks = []
     for table in tables:
         rows = [" | ".join(cells) + r" \\" for cells in [table.header, *table.rows]]
@@ -79,46 +134,18 @@ def as_markdown(tables: list[Table], records: list[dict[str, Any]]) -> str:
             [f"**{escaped(text)}**" if (i, j) in table.bold else escaped(text) for j, text in enumerate(cells)]
             for i, cells in enumerate(table.rows)
         ]
-        rule = ["---"] + ["---:"] * (len(table.header) - 1)
+        rule = ["---" if side == "l" else "---:" for side in table.sides]
         lines = [f"| {' | '.join(cells)} |" for cells in [[escaped(text) for text in table.header], rule, *rows]]
         notes = [f"- {escaped(note)}" for note in table.notes]
         blocks.append("\n".join([escaped(table.caption), "", *lines, *([""] if notes else []), *notes]) + "\n")
     return "\n".join(blocks)
 
 
-def as_latex(tables: list[Table], records: list[dict[str, Any]]) -> str:
-    """Return a LaTeX document that needs booktabs and graphicx, each table as wide as the page."""
-    lines = [
-        r"\documentclass{article}",
-        r"\usepackage[T1]{fontenc}",
-        r"\usepackage{booktabs,graphicx}",
-        r"\begin{document}",
-    ]
-    for table in tables:
-        lines += [
-            r"\begin{table}[!ht]",
-            r"\centering",
-            rf"\caption{{{latex(table.caption)}}}",
-            r"\resizebox{\textwidth}{!}{%",
-        ]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule"]
-        lines += [" & ".join(map(latex, table.header)) + r" \\", r"\midrule"]
-        for i, cells in enumerate(table.rows):
-            texts = [re.sub(r"^-(?=\d)|(?<=to )-(?=\d)|(?<=/)-(?=\d)", "$-$", latex(text)) for text in cells]
-            texts = [rf"\textbf{{{text}}}" if (i, j) in table.bold else text for j, text in enumerate(texts)]
-            lines += [r"\midrule"] * (i in table.rules) + [" & ".join(texts) + r" \\"]
-        lines += [r"\bottomrule", r"\end{tabular}}", r"\end{table}"]
-        lines += [rf"\noindent {latex(note)}\par" for note in table.notes]
-    return "\n".join([*lines, r"\end{document}"]) + "\n"
-
-
-def latex(text: str) -> str:
-    """Escape what LaTeX reads as its own; letters that its standard fonts may lack become their code points."""
-    escaped = (
-        LATEX_ESCAPES.get(char) or (char if char.isascii() or "À" <= char <= "ÿ" else f"U+{ord(char):04X}")
-        for char in text.replace("--", "-\0-")
-    )
-    return "".join(escaped).replace("\0", "{}")  # two hyphens would become a dash
+def as_latex(tables: list[Table], records: list[dict[str, Any]], caption: str | None = None) -> str:
+    r"""Return the first table for \input; its protocol and notes, and the other tables, are comments."""
+    first, *others = tables
+    comments = [first.caption, *first.notes, *(line for line in as_text(others, []).splitlines() if line)]
+    return latex.fragment(first, comments, caption)
 
 
 def as_csv(tables: list[Table], records: list[dict[str, Any]]) -> str:
@@ -140,8 +167,10 @@ def as_json(tables: list[Table], records: list[dict[str, Any]]) -> str:
     return json.dumps({"captions": captions, "notes": notes, "numbers": records}, indent=2, allow_nan=False) + "\n"
 
 
+SHORTENED = ("text", "row", "markdown")  # without --verbose
 FORMATS: dict[str, Callable[[list[Table], list[dict[str, Any]]], str]] = {
     "text": as_text,
+    "row": as_rows,
     "markdown": as_markdown,
     "latex": as_latex,
     "csv": as_csv,

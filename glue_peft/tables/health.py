@@ -8,8 +8,8 @@ from glue_peft.run_folder import RECORD_FILE, plural
 from glue_peft.tables.collapse import collapse, divergence, evaluated_rows, majority_share
 from glue_peft.tables.protocol import settings_of, shortened
 from glue_peft.tables.read import Run, UnusableFileError, number, part, printable
-from glue_peft.tables.results import Results, Row, is_there
-from glue_peft.tasks import TASKS
+from glue_peft.tables.results import Results, Row, is_there, own_tasks
+from glue_peft.tasks import LOWER_IS_BETTER, TASKS
 
 UNLIKELY_TWICE = ("eval_loss", "eval_runtime")
 SAME_IN_ALL_TASKS = (
@@ -21,9 +21,12 @@ SAME_IN_ALL_TASKS = (
 def coverage_lines(results: Results) -> list[str]:
     """Say which tasks have no column, and where the average covers fewer seeds or tasks than the table."""
     lines = []
-    if results.averaged_tasks != results.tasks:
-        tasks = ", ".join(results.averaged_tasks) or "none"
+    if results.common_tasks != results.tasks:
+        tasks = ", ".join(results.common_tasks) or "none"
         lines.append(f"avg, training and memory cover the tasks that every row has: {tasks}")
+    errors = [task for task in results.tasks if results.metrics[task] in LOWER_IS_BETTER]
+    if errors:
+        lines.append(f"mean squared errors, the less the better, and no part of avg: {', '.join(errors)}")
     for row in results.rows:
         n = len(row.seed_averages(results.averaged_tasks))
         if n != results.n_seeds:
@@ -34,7 +37,7 @@ def coverage_lines(results: Results) -> list[str]:
         lines.append(f"left out of table and average, as no seed has a usable result: {empty}")
     others = [
         task
-        for task in TASKS
+        for task in [*TASKS, *own_tasks([str(row.root) for row in results.rows], results.seeds)]
         if task not in results.tasks + results.empty_tasks
         and any((row.root / str(seed) / task).is_dir() for row in results.rows for seed in results.seeds)
     ]
@@ -96,7 +99,7 @@ def repeated_lines(runs: list[Run]) -> list[str]:
 def short_lines(row: Row, task: str) -> list[str]:
     """Return a line where runs without a record were evaluated on another number of rows than GLUE has."""
     rows = Counter(evaluated_rows(run) for run in row.used(task).values() if run.record is None).most_common(1)
-    usual, whole = rows[0][0] if rows else None, TASKS[task].validation_rows
+    usual, whole = rows[0][0] if rows else None, TASKS[task].validation_rows if task in TASKS else ()
     if usual is None or not whole or usual == whole[0]:
         return []
     return [f"evaluated on {usual:.0f} rows, where GLUE's {task} has {whole[0]}: {printable(str(row.root))}"]
@@ -106,7 +109,7 @@ def unchecked_lines(runs: list[Run]) -> list[str]:
     """Say which checks had nothing to go by."""
     scored = [run for run in runs if run.score is not None]
     bare = [run for run in scored if run.record is None]
-    no_share = sum("accuracy" in TASKS[run.task].metrics and majority_share(run) is None for run in scored)
+    no_share = sum(is_of_accuracy(run) and majority_share(run) is None for run in scored)
     no_loss = sum(not any(number(run.metrics.get(name)) is not None for name in UNLIKELY_TWICE) for run in bare)
     unchecked = {
         f"arguments (no {RECORD_FILE}: {{}})": len(bare),
@@ -117,6 +120,11 @@ def unchecked_lines(runs: list[Run]) -> list[str]:
     }
     said = [text.format(plural(count, "run")) for text, count in unchecked.items() if count]
     return [f"not checked: {', '.join(said)}"] if said else []
+
+
+def is_of_accuracy(run: Run) -> bool:
+    """Say whether a run has an accuracy, which collapse is judged by."""
+    return "accuracy" in TASKS[run.task].metrics if run.task in TASKS else "eval_accuracy" in run.metrics
 
 
 def different_lines(row: Row, tasks: list[str], epoch: str) -> list[str]:

@@ -7,10 +7,12 @@ stands for what wasn't read, or isn't said.
 """
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glue_peft.errors import UsageError
 from glue_peft.run_folder import plural
 from glue_peft.tables.equivalence import Judgement, Margin, judge, printed, summary
 from glue_peft.tables.estimates import centre, estimate
@@ -108,10 +110,25 @@ def read_published(model: str, path: Path = PUBLISHED_FILE) -> list[PublishedRow
     return list(rows.values())
 
 
-def published_of_all(results: Results) -> dict[str, list[PublishedRow]]:
-    """Return the published rows of every base model that our rows' records name."""
+def wanted_methods(text: str) -> list[str]:
+    """Return the methods whose published rows --published asks for; all are an empty list. Raises UsageError."""
+    with open(PUBLISHED_FILE, encoding="utf-8", newline="") as file:
+        known = dict.fromkeys(line["method"].partition(" (")[0] for line in csv.DictReader(file))
+    methods = [] if text == "all" else text.replace(",", " ").split()
+    if text != "all" and (not methods or set(methods) - known.keys()):
+        raise UsageError(f"--published {text}: allowed are `all` or some of {', '.join(known)}")
+    return methods
+
+
+def published_of_all(results: Results, methods: Collection[str] = ()) -> dict[str, list[PublishedRow]]:
+    """Return the published rows, of some methods or of all, of every base model that our rows' records name."""
     models = dict.fromkeys(row_facts(row, results.tasks).get("model") for row in results.rows)
-    return {model: read_published(model) for model in models if model}
+    return {model: chosen(read_published(model), methods) for model in models if model}
+
+
+def chosen(rows: list[PublishedRow], methods: Collection[str]) -> list[PublishedRow]:
+    """Return the rows of some methods; all where none are named."""
+    return [row for row in rows if not methods or any(same_method(row, method) for method in methods)]
 
 
 def same_method(row: PublishedRow, method: str) -> bool:
@@ -119,10 +136,10 @@ def same_method(row: PublishedRow, method: str) -> bool:
     return bool(method) and row.method.partition(" (")[0].replace("-", "") == method.replace("-", "")
 
 
-def published_of(row: Row, tasks: list[str]) -> list[PublishedRow]:
+def published_of(row: Row, tasks: list[str], methods: Collection[str] = ()) -> list[PublishedRow]:
     """Return the published rows of our row's model and method."""
     facts = row_facts(row, tasks)
-    published = read_published(facts["model"]) if facts else []
+    published = chosen(read_published(facts["model"]), methods) if facts else []
     return [theirs for theirs in published if same_method(theirs, facts["method"])]
 
 
@@ -236,24 +253,24 @@ def published_cells(theirs: PublishedRow, results: Results, width: int, aggregat
     return ([f"{theirs.name}, {theirs.model}", *cells, *["-"] * aggregates, *costs] + ["-"] * width)[:width]
 
 
-def published_notes(results: Results) -> list[str]:
+def published_notes(results: Results, methods: Collection[str] = ()) -> list[str]:
     """Return the protocol of every published row, and which rows of ours have none of their method beside them."""
     notes = [
         f"{theirs.name}, {model}: {theirs.protocol}"
-        for model, published in published_of_all(results).items()
+        for model, published in published_of_all(results, methods).items()
         for theirs in published
     ]
     for row in results.rows:
         facts = row_facts(row, results.tasks)
         if not facts:
             notes.append(f"nothing beside {row.name}, as no run.json says what it is")
-        elif not published_of(row, results.tasks):
+        elif not published_of(row, results.tasks, methods):
             what = f"{facts['method'] or 'this method'} on {facts['model'] or 'this model'}"
             notes.append(f"nothing beside {row.name}, as there is no row of {what}")
     return [f"published: {note}" for note in notes]
 
 
-def published_records(results: Results) -> list[dict[str, Any]]:
+def published_records(results: Results, methods: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return the published numbers of our models, for CSV and JSON."""
     return [
         {
@@ -270,7 +287,7 @@ def published_records(results: Results) -> list[dict[str, Any]]:
             "mnli_start": {"yes": True, "no": False}.get(score.mnli_start),
             "adapter_parameters": None if theirs.parameters is None else round(1e6 * theirs.parameters),
         }
-        for published in published_of_all(results).values()
+        for published in published_of_all(results, methods).values()
         for theirs in published
         for task, score in theirs.scores.items()
         if task in results.tasks or score is theirs.average(results.averaged_tasks)

@@ -21,7 +21,7 @@ def score_records(results: Results, statistic: str, ddof: int) -> list[dict[str,
         columns = {task: list(row.scores(task).values()) for task in results.tasks} | {"avg": averages}
         if "mnli" in results.tasks and row.used("mnli") and results.epoch != "held_out":
             columns["mnli-m"], columns["mnli-mm"] = row.columns("mnli")
-        starts, costs = adapter_starts(row, results.tasks), seed_costs(row, results.averaged_tasks)
+        starts, costs = adapter_starts(row, results.tasks), seed_costs(row, results.common_tasks)
         for name, values in columns.items():
             task = name.partition("-")[0]
             std = deviation(values, ddof) if values else None

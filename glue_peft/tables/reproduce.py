@@ -40,7 +40,7 @@ from glue_peft.tables.equivalence import (
     printed,
 )
 from glue_peft.tables.estimates import centre, deviation, estimate
-from glue_peft.tables.formats import FORMATS, Table
+from glue_peft.tables.formats import FORMATS, SHORTENED, Table, shortened
 from glue_peft.tables.published import PublishedRow, PublishedScore, read_published
 from glue_peft.tables.published_seeds import PublishedRun, seeds_of
 from glue_peft.tables.read import EPOCHS, part, printable, read_run
@@ -139,6 +139,8 @@ def main(argv: list[str]) -> str:
     for _, row in itertools.groupby(cells, lambda cell: (cell.model, cell.adapter)):
         judge_row(list(row), margin)
     table = table_of(cells, settings, header, f"margin {margin}")
+    if args.format in SHORTENED and not args.verbose:
+        table = shortened(table)
     return FORMATS[args.format]([table], [record_of(cell, args.reproduce) for cell in cells])
 
 
@@ -158,6 +160,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         default=DEFAULT_MARGIN,
         help="differences below this don't matter: points (1.5) or published deviations (2sd; default: %(default)s)",
     )
+    parser.add_argument("--verbose", action="store_true", help="print all notes, however many")
     formats = [name for name in FORMATS if name != "runs"]
     parser.add_argument("--format", choices=formats, default="text", help="default: %(default)s")
     return parser.parse_args(argv)

@@ -56,6 +56,12 @@ def pearson(labels: np.ndarray, given: np.ndarray, counts: np.ndarray) -> np.nda
     return ratio(shares @ (x * y) - mean_x * mean_y, np.sqrt(np.maximum(variances, 0)))
 
 
+def mean_squared_error(labels: np.ndarray, given: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return hundredths of the mean squared errors, as the tables have them."""
+    errors: np.ndarray = counts @ (given - labels[:, None]) ** 2 / counts.sum(axis=1, keepdims=True)
+    return errors / 100
+
+
 def standardised(values: np.ndarray) -> np.ndarray:
     """Return columns with mean 0 and deviation 1, which loses no digits in sums of squares; constant ones as 0."""
     centred = values - values.mean(axis=0)
@@ -96,4 +102,5 @@ METRICS: dict[str, Metric] = {
     "matthews_correlation": matthews,
     "pearson": pearson,
     "spearmanr": spearman,
+    "mse": mean_squared_error,
 }

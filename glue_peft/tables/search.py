@@ -19,6 +19,7 @@ from glue_peft.tables.read import read_run, reported_metric
 from glue_peft.tasks import LOWER_IS_BETTER
 
 Searches = dict[str, dict[str, list["Trial"]]]  # by a row's name and task
+RATE = r"[0-9.]+e-?[0-9]+"  # as rate_text() writes it
 MOST_RESAMPLES = 256  # of the search's seeds; up to four seeds have no more
 
 
@@ -47,10 +48,17 @@ def rate_text(rate: Decimal) -> str:
     return format(rate.normalize(), "e").replace("e+", "e")
 
 
+def rows_of_searches(root: Path) -> list[Path]:
+    """Return the rows' folders whose search stands in a folder of results; another folder is a row itself."""
+    pattern = re.compile(rf"(.+)_lr{RATE}")
+    matches = map(pattern.fullmatch, sorted(path.name for path in (root / SEARCH).glob("*")))
+    return [root / name for name in dict.fromkeys(match[1] for match in matches if match)] or [root]
+
+
 def read_search(root: Path, task: str) -> list[Trial]:
     """Return the finished runs of the search behind a row's folder, by rate and seed."""
     found = []
-    pattern = re.compile(re.escape(f"{root.name}_lr") + r"([0-9.]+e-?[0-9]+)")
+    pattern = re.compile(re.escape(f"{root.name}_lr") + f"({RATE})")
     for folder in (root.parent / SEARCH).glob(f"*/*/{task}"):
         match, seed = pattern.fullmatch(folder.parent.parent.name), folder.parent.name
         trial = read_trial(folder, task, Decimal(match[1]), int(seed)) if match and seed.isdecimal() else None

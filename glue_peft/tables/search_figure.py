@@ -1,8 +1,9 @@
 """The figure of a search of learning rates: score against rate, and what smaller budgets would have reached."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, plain
+from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, Sheet, legend_below, plain
 from glue_peft.tables.search import Searches, Trial, by_rate, choose, expected_best, mean_score
 from glue_peft.tasks import METRICS, main_metric, title
 
@@ -13,37 +14,45 @@ if TYPE_CHECKING:
 HOLLOW: dict[str, Any] = {"markerfacecolor": "none"}
 
 
-def draw_search(searches: Searches, tasks: list[str]) -> "Figure":
-    """Return the figure: a column a task, the scores above and the budgets below, and the legend under both."""
+def draw_search(searches: Searches, tasks: list[str], sheet: Sheet | None = None) -> "Figure":
+    """Return the figure: of each task the scores above and the budgets below, and the legend under all."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(5.0, 3.0 * len(tasks)), 5.4), layout="constrained")
-    panels = figure.subplots(2, len(tasks), squeeze=False)
-    for column, task in enumerate(tasks):
-        scores, budgets = panels[:, column]
-        for index, of_row in enumerate(searches.values()):
-            if task in of_row:
-                draw_rates(scores, of_row[task], style_of(index))
-                draw_budgets(budgets, of_row[task], style_of(index))
-        scores.set_xscale("log")
-        scores.set_title(title(task), fontsize=9)
-        scores.set_xlabel("learning rate", fontsize=8)
-        budgets.set_xlabel("rates tried", fontsize=8)
-        budgets.xaxis.get_major_locator().set_params(integer=True)
-        scores.set_ylabel(METRICS[main_metric(task)], fontsize=8)
-        budgets.set_ylabel("expected best", fontsize=8)
-        for axes in (scores, budgets):
-            axes.tick_params(labelsize=8)
-            axes.grid(axis="y", linewidth=0.4, alpha=0.5)
-    seeds = sorted({trial.seed for of_row in searches.values() for trials in of_row.values() for trial in trials})
-    figure.suptitle(
-        f"Percent on rows held out of training, search seeds {', '.join(map(str, seeds))}. Above: each seed, and the "
-        "line of the means; below: the best of so many rates, with its 95 % interval",
-        fontsize=9,
-        wrap=True,
-    )
-    figure.legend(handles=legend(searches), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    sheet = sheet or Sheet()
+    columns = sheet.columns(len(tasks))
+    lines = math.ceil(len(tasks) / columns)
+    width = sheet.width or max(5.0, 3.0 * columns)
+    height = min(2.4, 0.75 * width / columns + 0.4)
+    figure = Figure(figsize=(width, 2 * height * lines), layout="constrained")
+    for number, task in enumerate(tasks):
+        place = 2 * columns * (number // columns) + number % columns + 1
+        pair = [figure.add_subplot(2 * lines, columns, place + below) for below in (0, columns)]
+        draw_task(pair[0], pair[1], task, searches, sheet)
+    legend_below(figure, legend(searches), sheet)
+    if sheet.titled:
+        seeds = sorted({trial.seed for of_row in searches.values() for trials in of_row.values() for trial in trials})
+        text = f"On rows held out of training, search seeds {', '.join(map(str, seeds))}. Above: each seed, and the "
+        sheet.title(figure, text + "line of the means; below: the best of so many rates, with its 95 % interval")
     return figure
+
+
+def draw_task(scores: "Axes", budgets: "Axes", task: str, searches: Searches, sheet: Sheet) -> None:
+    """Draw the two panels of a task."""
+    from matplotlib.ticker import MaxNLocator
+
+    for index, of_row in enumerate(searches.values()):
+        if task in of_row:
+            draw_rates(scores, of_row[task], style_of(index))
+            draw_budgets(budgets, of_row[task], style_of(index))
+    scores.set_xscale("log")
+    scores.set_title(title(task), fontsize=sheet.heading)
+    scores.set_xlabel("learning rate", fontsize=sheet.text)
+    budgets.set_xlabel("rates tried", fontsize=sheet.text)
+    budgets.xaxis.set_major_locator(MaxNLocator(integer=True))
+    scores.set_ylabel(f"{METRICS[main_metric(task)]}, %", fontsize=sheet.text)
+    budgets.set_ylabel("expected best, %", fontsize=sheet.text)
+    sheet.finish(scores)
+    sheet.finish(budgets)
 
 
 def draw_rates(axes: "Axes", trials: list[Trial], style: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ from glue_peft.run_folder import (
     read_failure,
 )
 from glue_peft.tables.formats import duration
-from glue_peft.tables.read import number, part, printable, read_run
-from glue_peft.tables.results import distinct_roots, row_names, seeds_text
-from glue_peft.tasks import PAPER_TASKS, TASKS, main_metric
+from glue_peft.tables.read import number, part, printable, read_run, reported_metric
+from glue_peft.tables.results import distinct_roots, own_tasks, row_names, seeds_text
+from glue_peft.tasks import PAPER_TASKS, TASKS
 
 STATES = ("finished", "running", "failed", "missing")
 
@@ -46,7 +46,7 @@ def status_lines(roots: list[str], seeds: list[int], tasks: list[str] | None) ->
             raise UsageError(f"ROOT must be a folder, or not be there yet, not {root!r}")
     there = [
         task
-        for task in TASKS
+        for task in [*TASKS, *own_tasks(roots, seeds)]
         if any(os.path.isdir(os.path.join(root, str(seed), task)) for root in roots for seed in seeds)
     ]
     tasks = (there or PAPER_TASKS) if tasks is None else tasks
@@ -89,7 +89,7 @@ def state_of(row: str, task: str, folder: Path) -> RunState:
     """
     if is_running(folder):
         return RunState(row, task, folder, "running")
-    run, saved = read_run(folder, task, main_metric(task), "last"), checkpoints(folder)
+    run, saved = read_run(folder, task, reported_metric(folder, task), "last"), checkpoints(folder)
     evaluated = part(run.record or {}, "arguments").get("do_eval") is not False
     if run.record is not None and (run.score is not None or not evaluated):
         return RunState(row, task, folder, "finished", seconds=number(run.record.get("seconds")))
