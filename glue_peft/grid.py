@@ -285,7 +285,9 @@ def check_numbers(settings: Mapping[str, str]) -> None:
 
 
 def check_flags(settings: Mapping[str, str], flags: list[str]) -> None:
-    """Refuse flags that would mix up folders, and what would break the lines of the dry run."""
+    """Refuse a stray word, flags that would mix up folders, and what would break the lines of the dry run."""
+    if flags and not flags[0].startswith("-"):  # behind our own last flag it would pass for that one's value
+        raise UsageError(f"unknown argument {flags[0]!r}; a flag of run_glue.py begins with --")
     for name in given_flags(flags):
         if name in INSTEAD:
             raise UsageError(f"--{name}: set {INSTEAD[name]} instead")

@@ -144,6 +144,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({"SEEDS": "1-3,2"}, [], "two runs would share finetuned_results/lora4/2/cola"),
         ({"MODELS": " "}, [], "MODELS: is set, and empty"),
         ({"SEEDS": "01"}, [], "SEEDS: 01 is not a whole number"),  # parse_results.py reads the folder 1
+        ({}, ["stray"], "unknown argument 'stray'; a flag of run_glue.py begins with --"),
         ({}, ["--rank", "8"], "--rank: set ADAPTERS, as in ADAPTERS=lora:8, instead"),
         ({}, ["--seed=8"], "--seed: set SEEDS instead"),
         ({}, ["--model-name-or-path", "x"], "--model_name_or_path: set MODELS instead"),
