@@ -947,6 +947,31 @@ def test_autocast_is_as_close_to_float64_as_peft(adapter: str, dtype: torch.dtyp
         assert mine.sqrt() <= (1.2 if name == "trained" else 1.08) * their.sqrt(), f"{name}: {(mine / their).sqrt()}"
 
 
+class CastsOf(TorchDispatchMode):
+    """Counts the casts of a tensor, or of a part of it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Start from none."""
+        super().__init__()
+        self.address, self.count = tensor.untyped_storage().data_ptr(), 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        """Compare the storage of what is cast."""
+        if function is torch.ops.aten._to_copy.default:
+            self.count += args[0].untyped_storage().data_ptr() == self.address
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("adapter", ["randlora", "vera-wide"])
+def test_bases_are_cast_once_a_shape(adapter: str) -> None:
+    """Under autocast a pass casts the shared base for each of four shapes, not for each of seven layers."""
+    _, ours = twins(adapter, torch.float32)
+    base = {"randlora": "randlora_B", "vera-wide": "vera_A"}[adapter]
+    with torch.autocast("cpu", torch.bfloat16), CastsOf(getattr(ours.base_model, base)["default"]) as casts:
+        ours(tokens(4, 90, dtype=torch.float32))
+    assert casts.count == len(SHAPES) == 4
+
+
 @pytest.mark.parametrize("adapter", KINDS)
 def test_fp16_with_a_gradient_scaler(adapter: str) -> None:
     """From its usual first scale the gradient scaler soon finds one that no step overflows, and training goes on."""
