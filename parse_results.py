@@ -32,7 +32,8 @@ many they are, as in `88.0 ± 1.0 (n=4)`, and the average uses only the seeds th
 Each ROOT is a row's folder or holds such folders; the last word may be NSEEDS: how many seeds there are (5: seeds 1
 to 5), a range (3-5; 101-101 is one seed) or a list (1,3). Without it they are all that any row has.
 
---format row is the RandLoRA authors' one-line form, latex a tabular for \\input (--caption, --document), markdown,
+--format html is one page of everything, for a browser or a printer (parse_results.py ... --format html > page.html);
+row is the RandLoRA authors' one-line form, latex a tabular for \\input (--caption, --document), markdown,
 csv and json what they say; runs prints what stands in run.json of every run, a CSV line each, scores in percent.
 Under a table stand no more notes than the table has lines; --verbose prints all. --names lora4="LoRA (r=4)" names a
 row, in figures too.
@@ -54,7 +55,7 @@ failed, and the time left as finished runs suggest. It only reads, and a ROOT th
 inconclusive, cell by cell. ROOT is the folder above the adapters'; `--reproduce RECIPE --help` says more.
 
 Exit status: 0 if a table was printed, 1 where its output can't be written, else 2. Needs Python's standard library,
-SciPy for comparisons, and NumPy for --bootstrap.
+SciPy for comparisons, NumPy for --bootstrap, and matplotlib for --format html.
 """
 
 import argparse
@@ -177,7 +178,7 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options on how the tables are written."""
     parser.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=[*FORMATS, "html"],
         default="text",
         help="row: the RandLoRA authors' one-line form; runs: a line a run (default: %(default)s)",
     )
@@ -339,13 +340,27 @@ def main(argv: list[str] | None = None) -> int:
             args.ddof = 0 if results.n_seeds >= SEEDS_FOR_A_POPULATION else 1
         if results.ignored:
             print("\n".join(["parse_results.py: ignored, as unreadable:", *results.ignored]), file=sys.stderr)
-        text = written(*tables_and_records(results, args), args)
+        text = written(results, args)
     print(text, end="")
     return 0
 
 
-def written(tables: list[Table], records: list[dict[str, Any]], args: argparse.Namespace) -> str:
+def written(results: Results, args: argparse.Namespace) -> str:
     """Return the tables in the form that --format asks for."""
+    if args.all_pairs and len(results.rows) < 2:
+        raise UsageError("--all_pairs compares rows, and there is one ROOT")
+    if args.format == "runs":
+        return FORMATS["runs"]([score_table(results, Family({}, ""), {}, args)], run_records(results))
+    family = compare_rows(results, args.all_pairs)
+    searches = read_searches({row.name: row.root for row in results.rows}, results.tasks)
+    if not args.unequal_budgets:
+        family = withhold_verdicts(family, results, searches)
+    tables, records = tables_and_records(results, family, searches, args)
+    if args.format == "html":
+        from glue_peft.tables.page import page  # needs matplotlib
+
+        published = {row.name: published_of(row, results.tasks, args.published or ()) for row in results.rows}
+        return page(results, tables, family, searches, published)
     if args.document:
         return latex.document(tables, args.caption)
     if args.format == "latex":
@@ -355,16 +370,10 @@ def written(tables: list[Table], records: list[dict[str, Any]], args: argparse.N
     return FORMATS[args.format](tables, records)
 
 
-def tables_and_records(results: Results, args: argparse.Namespace) -> tuple[list[Table], list[dict[str, Any]]]:
-    """Return the score table and one for each comparison, and their numbers or, with --format runs, every run's."""
-    if args.all_pairs and len(results.rows) < 2:
-        raise UsageError("--all_pairs compares rows, and there is one ROOT")
-    if args.format == "runs":
-        return [score_table(results, Family({}, ""), {}, args)], run_records(results)
-    family = compare_rows(results, args.all_pairs)
-    searches = read_searches({row.name: row.root for row in results.rows}, results.tasks)
-    if not args.unequal_budgets:
-        family = withhold_verdicts(family, results, searches)
+def tables_and_records(
+    results: Results, family: Family, searches: Searches, args: argparse.Namespace
+) -> tuple[list[Table], list[dict[str, Any]]]:
+    """Return the score table and one for each comparison, and their numbers."""
     tables = [score_table(results, family, searches, args)]
     records = score_records(results, args.statistic, args.ddof)
     records += aggregate_records(results, wanted_aggregates(args.aggregate, results), args.statistic)

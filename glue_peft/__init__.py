@@ -57,5 +57,6 @@ tables.formats     tables as text, Markdown, LaTeX, CSV, JSON
 tables.latex       LaTeX: a tabular, or a document
 tables.status      how far a sweep is
 tables.score_figures  the figures of a table: scores, and scores against costs
+tables.page          --format html: one page of tables, figures, health, protocol, costs and commands
 tables.figure_style  colours, marks and files of the figures
 """

@@ -72,8 +72,8 @@ def of_kind(kind: str) -> list[str]:
 
 
 def argv_of(command: str, script: str) -> list[str]:
-    """Return the words behind a script's name, up to a pipe."""
-    words = shlex.split(command.partition(" | ")[0])
+    """Return the words behind a script's name, up to a pipe or a file."""
+    words = shlex.split(command.partition(" | ")[0].partition(" > ")[0])
     return words[words.index(script) + 1 :]
 
 

@@ -198,7 +198,7 @@ def test_figure_has_a_panel_a_kind_and_a_colour_an_adapter(trained, tmp_path, ca
 
 
 def test_a_spectrum_for_a_column():
-    """As wide as asked for, two panels side by side, names of one's own, and no letter but exponents below 7 points."""
+    """As wide as asked for, two panels side by side, and no letter but exponents below 7 points."""
     updates = [Update(kind, np.array([0.4, 0.2, 0.1]), 0.3) for kind in ("query", "key", "value", "dense")]
     figure = plot_spectrum.draw({"LoRA (r=4)": updates, "randlora32_all-MiniLM-L6-v2": updates}, Sheet(3.3, False))
     figure.draw_without_rendering()

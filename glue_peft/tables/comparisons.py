@@ -211,6 +211,26 @@ def best_cells(results: Results, statistic: str, family: Family) -> set[tuple[in
     return bold
 
 
+def undominated(results: Results, family: Family) -> dict[int, list[int]]:
+    """Return of each column of scores (from 1) the rows that no comparison of the family shows to be worse."""
+    found = {}
+    for index, name in enumerate([*results.tasks, "avg"], start=1):
+        column = results.averaged_tasks[0] if name == "avg" and len(results.averaged_tasks) == 1 else name
+        worse = set()
+        for (first, second), columns in family.pairs.items():
+            comparison = columns.get(column)
+            if comparison is not None and is_shown(comparison):
+                worse.add(first if (comparison.difference > 0) != comparison.lower_is_better else second)
+        scores = [columns_of(row, results)[name] for row in results.rows]
+        found[index] = [row for row, values in enumerate(scores) if values and row not in worse]
+    return found
+
+
+def is_shown(comparison: Comparison) -> bool:
+    """Say whether a comparison has a verdict for one of its rows."""
+    return not comparison.withheld and comparison.holm_p is not None and comparison.holm_p < SIGNIFICANCE
+
+
 def smallest_shown(comparison: Comparison, size: int) -> float | None:
     """Return the difference from which on Welch's test shows one, in the first step of Holm over the family."""
     difference = welch_with_seeds(comparison)

@@ -52,6 +52,22 @@ def draw(results: Results, published: Published, sheet: Sheet | None = None) -> 
     return figure
 
 
+def draw_single(what: str, results: Results, published: Published, sheet: Sheet) -> "Figure":
+    """Return a figure with one panel and no legend."""
+    figure, (axes,) = sheet.panels(1)
+    draw_panel(axes, what, results, published, sheet)
+    return figure
+
+
+def draw_legend(results: Results, published: Published, sheet: Sheet) -> "Figure":
+    """Return the legend as a figure of its own."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(sheet.width or 5.0, 0.1), layout="constrained")
+    legend_below(figure, legend_handles(results, published), sheet)
+    return figure
+
+
 def draw_panel(axes: "Axes", what: str, results: Results, published: Published, sheet: Sheet) -> None:
     """Draw a task, or the average against a cost."""
     if what in COST_AXES:
