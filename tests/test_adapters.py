@@ -141,13 +141,13 @@ def test_the_config_file_of_a_saved_adapter_is_one(run):
         ('{"r": 4}', "peft_type is None; allowed"),
         ('{"peft_type": "LORA", "ranc": 4}', "LORA has no setting ranc"),
         ('{"peft_type": "LORA", "target_modules": ["wrong"]}', "target_modules: 'wrong' fits nothing in"),
-        ('{"peft_type": "LORA", "r": 0}', "`r` should be a positive integer"),
+        ('{"peft_type": "LORA", "r": 0}', "r is 0; it must be at least 1"),
         ('{"peft_type": "adamss"}', "ADAMSS can't be used here: its call after every step"),
         ('{"peft_type": "LORA", "task_type": "CAUSAL_LM"}', "task_type is 'CAUSAL_LM'; allowed: 'SEQ_CLS'"),
     ],
 )
 def test_bad_adapter_config_files(tiny, tmp_path, content, message):
-    """No JSON, no method, an unknown setting, layers that are not there, and what PEFT itself refuses."""
+    """No JSON, no method, an unknown setting, layers that are not there, a rank of none."""
     (tmp_path / "adapter.json").write_text(content)
     flags = {"adapter_name": None, "rank": None, "adapter_config": tmp_path / "adapter.json"}
     with pytest.raises(UsageError, match=f"--adapter_config .*{message}"):
