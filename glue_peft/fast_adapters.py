@@ -89,11 +89,11 @@ class _Setting(NamedTuple):
 
 
 class _Merge(torch.autograd.Function):
-    """The merged weights W + dW of a stack, and the factors of dW, from its trained tensors."""
+    """The merged weights W + dW of a stack, and for the thin side the factors of dW, from its trained tensors."""
 
     @staticmethod
-    def forward(ctx: Any, setting: _Setting, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return L merged weights [out, in], L left factors [out, R] and L right ones [R, in].
+    def forward(ctx: Any, setting: _Setting, thin: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return L merged weights [out, in] and, for the thin side, L left factors [out, R] and L right ones [R, in].
 
         The tensors are the shared bases, L weights, and L of each of the two trained tensors.
         """
@@ -106,30 +106,32 @@ class _Merge(torch.autograd.Function):
         torch._foreach_copy_(list(merged.unbind()), weights)
         torch.baddbmm(merged, left, right, out=merged)
         trains_left, trains_right = setting.sides
-        ctx.setting = setting
+        ctx.setting, ctx.thin = setting, thin
         # Each factor is what the gradient of the other one takes.
         ctx.save_for_backward(left if trains_right else None, right if trains_left else None, *trained, *shared)
         ctx.set_materialize_grads(False)
-        return *merged.unbind(), *left.unbind(), *right.unbind()
+        return (*merged.unbind(), *left.unbind(), *right.unbind()) if thin else merged.unbind()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Grad) -> tuple[Grad, ...]:
         """Return the gradients of the trained tensors, from those of the merged weights or of the factors.
 
-        A layer that was not called has none.
+        A layer that was not called has none; in a graph of torch.compile, which fills in zeros, it has zeros.
         """
         left, right, first, second, *shared = ctx.saved_tensors
-        parts = _thirds(grads)
+        parts = _thirds(grads)[1:] if ctx.thin else [grads]
         with torch.autocast(ctx.setting.device.type, enabled=False):
-            full, grad_left, grad_right = (_stacked(part) for part in parts)
-            if full is not None:
+            if ctx.thin:
+                grad_left, grad_right = (_stacked(part) for part in parts)
+            else:
+                full = _stacked(grads)
                 grad_left = None if right is None else full @ right.mT
                 grad_right = None if left is None else left.mT @ full
             both = ctx.setting.kind.gradients_of(ctx.setting, shared, first, second, grad_left, grad_right)
         called = [any(grad is not None for grad in of_layer) for of_layer in zip(*parts, strict=True)]
         own = [grad if is_called else None for part in both for grad, is_called in zip(part, called, strict=True)]
-        return None, *(None for _ in (*shared, *called)), *own
+        return None, None, *(None for _ in (*shared, *called)), *own
 
 
 class _Linear(torch.autograd.Function):
@@ -229,11 +231,10 @@ class _Stack:
         undisturbed = contextlib.nullcontext if torch.compiler.is_compiling() else _undisturbed
         with undisturbed(), torch.set_grad_enabled(setting.needs_grad):
             shared = layers[0].shared(setting.adapter)
-            outputs = _Merge.apply(setting, *shared, *weights, *first, *second)
+            outputs = _Merge.apply(setting, self.thin, *shared, *weights, *first, *second)
             if setting.has_bias and setting.dtype != setting.weight_dtype:
                 biases = torch.stack([bias.detach() for bias in biases]).to(setting.dtype).unbind()
-        merged, *factors = _thirds(outputs)
-        return [biases, merged, *(factors if self.thin else [[None] * len(layers)] * 2)]
+        return [biases, *(_thirds(outputs) if self.thin else (outputs, *[[None] * len(layers)] * 2))]
 
     def linear(self, index: int, x: Tensor) -> Tensor:
         """Return Y of the layer at this index."""

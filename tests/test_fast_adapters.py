@@ -492,15 +492,19 @@ def test_compiled_under_autocast(adapter: str) -> None:
 
 
 @pytest.mark.parametrize("adapter", KINDS)
-def test_compiled(adapter: str) -> None:
-    """torch.compile traces the layers in training and evaluation (with the backend that only traces) to one graph."""
+@pytest.mark.parametrize("as_on_gpu", [False, True])
+def test_compiled(adapter: str, as_on_gpu: bool) -> None:
+    """torch.compile traces the layers to one graph (with the backend that only traces): steps and evaluations."""
     torch.compiler.reset()  # it counts recompilations over all tests, and stops at 8
-    theirs, ours = twins(adapter)
+    theirs, _ = twins(adapter)
+    ours = convert(theirs, as_on_gpu)
     compiled = torch.compile(ours, backend="eager", fullgraph=True)
-    for mode, size in ((True, 0.2), (False, 0.3), (False, 0.1)):
+    found = {name.removeprefix("_orig_mod."): value for name, value in run(compiled, tokens(4, 90)).items()}
+    assert_same(found, run(theirs, tokens(4, 90)))
+    for size in (0.3, 0.1):
         for model in (theirs, ours):
-            randomize(model.train(mode) if model.training != mode else model, size)
-        with torch.set_grad_enabled(mode):
+            randomize(model.eval() if model.training else model, size)
+        with torch.no_grad():
             assert_same({"y": compiled(tokens(4, 90))}, {"y": theirs(tokens(4, 90))})
 
 
