@@ -208,7 +208,7 @@ def describe_task(
         raw_datasets = name_label_column(raw_datasets, data_args, sources)
     labelled_rows = {name: raw_datasets[name] for name, _ in labelled}
     sentence_keys = text_columns(labelled_rows, data_args, sources)
-    check_columns(raw_datasets, sentence_keys, sources, training_args.do_predict)
+    check_columns(raw_datasets, sentence_keys, sources, data_args.label_column, training_args.do_predict)
     kept = without_hidden(labelled_rows, sources, data_args.task_name)
     dropped = {name: len(labelled_rows[name]) - len(rows) for name, rows in kept.items()}
     is_regression, label_list = kind_of_labels(kept, sources, data_args.task_name)
@@ -270,7 +270,9 @@ def text_columns(
         first, *second = data_args.text_columns
         return first, second[0] if second else None
     if "label" not in rows.column_names:
-        raise UsageError(f"{sources[split]}: no column `label`, only {', '.join(rows.column_names)}")
+        raise UsageError(
+            f"{sources[split]}: no column `label`, only {', '.join(rows.column_names)}; --label_column names another"
+        )
     pairs = pairs_by_name(rows.column_names)
     if len(pairs) == 1:
         return pairs[0]
@@ -279,7 +281,7 @@ def text_columns(
         what = f"{len(found)} columns with texts, {', '.join(found)}" if found else "no column with texts"
         raise UsageError(
             f"{sources[split]}: {what}, beside `{data_args.label_column}`; name one or two with --text_columns (there "
-            f"are {', '.join(rows.column_names)})"
+            f"are {', '.join(data_args.label_column if name == 'label' else name for name in rows.column_names)})"
         )
     return found[0], None
 
@@ -308,9 +310,16 @@ def number_in(text: str) -> float | None:
 
 
 def check_columns(
-    raw_datasets: DatasetDict, sentence_keys: tuple[str, str | None], sources: dict[str, str], do_predict: bool
+    raw_datasets: DatasetDict,
+    sentence_keys: tuple[str, str | None],
+    sources: dict[str, str],
+    label_column: str,
+    do_predict: bool,
 ) -> None:
-    """Raise UsageError where a split lacks a column or has an empty cell, or where a text column isn't one."""
+    """Raise UsageError where a split lacks a column or has an empty cell, or where a text column isn't one.
+
+    `label_column` is what the user's data call `label`.
+    """
     for split, rows in raw_datasets.items():
         is_labelled = not split.startswith("test")
         if not is_labelled and not do_predict:
@@ -323,7 +332,8 @@ def check_columns(
             empty = {value for value in rows.unique(column) if value is None or is_blank(value, column == "label")}
             if empty:
                 row = next(number for number, value in enumerate(rows[column], start=1) if value in empty)
-                raise UsageError(f"{sources[split]}: row {row} has an empty cell in the column `{column}`")
+                shown = label_column if column == "label" else column
+                raise UsageError(f"{sources[split]}: row {row} has an empty cell in the column `{shown}`")
 
 
 def is_blank(value: object, strictly: bool) -> bool:
@@ -378,7 +388,7 @@ def kind_of_labels(
     elif dtype.startswith(("float", "double")):
         is_regression, label_list = True, ()
     else:
-        raise UsageError(f"{next(iter(sources.values()))}: `label` must hold whole numbers, floats or texts")
+        raise UsageError(f"{next(iter(sources.values()))}: labels must be whole numbers, floats or texts")
     if task_name is not None and TASKS[task_name].scores is not None:
         if isinstance(feature, datasets.ClassLabel):
             raise UsageError(f"--task_name {task_name}: its labels are scores, but the data's are classes")
@@ -388,9 +398,8 @@ def kind_of_labels(
             raise UsageError(f"--task_name {task_name}: its labels are classes, but the data's are {dtype}")
         check_names_of_labels(feature, label_list, task_name)
     if not is_regression and len(label_list) < 2:
-        raise UsageError(
-            f"{next(iter(sources.values()))}: `label` has a single value, {label_list}; classification needs two"
-        )
+        where, only = next(iter(sources.values())), ", ".join(map(str, label_list))
+        raise UsageError(f"{where}: all labels are {only}; classification needs two")
     return is_regression, label_list
 
 

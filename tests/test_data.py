@@ -291,7 +291,7 @@ def test_labels_that_differ_in_case_alone_stay_apart():
             {"train": "s,label\na,0\nb,1\n", "validation": "s,label\na,2\n"},
             "validation.csv: row 1: the label '2' is unseen in training, which has 0, 1",
         ),
-        ({"train": "s,label\na,0\nb,0\n", "validation": "s,label\na,0\n"}, "a single value"),
+        ({"train": "s,label\na,0\nb,0\n", "validation": "s,label\na,0\n"}, "all labels are "),
         (
             {"train": "s,label\na,x\nb,\n", "validation": "s,label\na,x\n"},
             "train.csv: row 2 has an empty cell in the column `label`",

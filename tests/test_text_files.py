@@ -67,11 +67,11 @@ def test_numbers_that_are_not_all_whole_are_scores(tmp_path):
         ("sentence,label\na,x\n,y\n", None, r"train.csv: row 2 has an empty cell in the column `sentence`"),
         ("sentence,label\na,x\nb,\n", None, r"train.csv: row 2 has an empty cell in the column `label`"),
         ("sentence,label\na,-1\nb,-1\n", None, r"every label is -1"),
-        ("sentence,label\na,x\nb,x\n", None, r"train.csv.*`label` has a single value"),
+        ("sentence,label\na,x\nb,x\n", None, r"train.csv.*all labels are x"),
         ("sentence,sentence,label\na,b,x\n", None, r"two columns have the same name"),
         ("a,b,c,label\nx y,z w,v u,1\nx,z,v,0\n", None, r"3 columns with texts, a, b, c, .*--text_columns"),
         ("n,label\n1,x\n2,y\n", None, r"no column with texts"),
-        ("sentence,gold\na,x\nb,y\n", None, r"no column `label`, only sentence, gold"),
+        ("sentence,gold\na,x\nb,y\n", None, r"no column `label`, only sentence, gold; --label_column"),
         ('sentence,label\n"a"b,x\n', None, r"train.csv: not a CSV file: line 2"),
         ("", None, r"train.csv: has no rows"),
     ],
@@ -114,6 +114,10 @@ def test_columns_are_found_or_chosen(tmp_path):
     assert task.sentence_keys == ("source", "message")
     with pytest.raises(UsageError, match="2 columns with texts, message, source, beside `gold`; .*--text_columns"):
         task_of(tmp_path, train, label_column="gold")
+    with pytest.raises(UsageError, match=r"there are id, score, message, source, gold\)"):
+        task_of(tmp_path, train, label_column="gold")
+    with pytest.raises(UsageError, match="row 3 has an empty cell in the column `gold`"):
+        task_of(tmp_path, train + "9,3,good,a film,\n", text_columns=["message"], label_column="gold")
     with pytest.raises(UsageError, match=r"train.csv: no column `nope`"):
         task_of(tmp_path, train, text_columns=["nope"], label_column="gold")
     with pytest.raises(UsageError, match=r"--label_column gould: not in .*train.csv"):
