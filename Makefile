@@ -1,4 +1,5 @@
 # make smoke: the main job on tiny models and data made on the spot
+# make table: README's first table, from the runs in results/runs
 # make test: the fast tests; make test-slow: the others; make lint: linters and types
 # make check-gpu: do runs do on this machine's GPU what they do on a CPU? A minute
 # make figures: the figures of README and docs/; make lock: requirements.lock anew
@@ -13,7 +14,7 @@ SMOKE_JOB := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_HOME=$(SMOKE)/cache PYTHON=$(
 	--num_train_epochs 4 --per_device_train_batch_size 16 --log_level error --disable_tqdm True
 PYTEST := $(RUN) -m pytest --numprocesses auto --maxprocesses 8
 
-.PHONY: smoke test test-slow lint check-gpu lock figures clean
+.PHONY: smoke table test test-slow lint check-gpu lock figures clean
 
 smoke: $(VENV)/ready
 	rm -rf $(SMOKE)
@@ -22,6 +23,9 @@ smoke: $(VENV)/ready
 	ADAPTERS=vera:16 $(SMOKE_JOB) --learning_rate 5e-2
 	for adapter in lora4 randlora8 vera16; do \
 		$(RUN) parse_results.py $(SMOKE)/results/$${adapter}_roberta 2 || exit 1; done
+
+table: $(VENV)/ready
+	@$(RUN) parse_results.py results/runs --format markdown
 
 # PYTEST_FLAGS is for .ci/run, which adds the coverage.
 test: $(VENV)/ready
