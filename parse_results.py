@@ -144,6 +144,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAMES",
         help=f"further columns, with commas between them, or `all`: {', '.join(AGGREGATES)}",
     )
+    add_published_arguments(parser)
+    add_bootstrap_arguments(parser)
+    add_format_arguments(parser)
+    args = parser.parse_intermixed_args(with_all_published(sys.argv[1:] if argv is None else argv))
+    refuse_without_effect(args, parser)
+    args.margin = parse_margin(args.margin)
+    args.published = None if args.published is None else wanted_methods(args.published)
+    return args
+
+
+def add_published_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options on the papers' rows."""
     parser.add_argument(
         "--published",
         metavar="METHODS",
@@ -156,13 +168,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="with --published: differences below it don't matter; in points, such as 1.5, or in deviations of the "
         "published seeds, such as 2sd (default: %(default)s)",
     )
-    add_bootstrap_arguments(parser)
-    add_format_arguments(parser)
-    args = parser.parse_intermixed_args(with_all_published(sys.argv[1:] if argv is None else argv))
-    refuse_without_effect(args, parser)
-    args.margin = parse_margin(args.margin)
-    args.published = None if args.published is None else wanted_methods(args.published)
-    return args
 
 
 def with_all_published(argv: list[str]) -> list[str]:

@@ -84,7 +84,7 @@ def test_each_verdict_of_planted_scores(tmp_path, capsys):
     (differs,) = [note for note in notes if note.startswith("differs from the recipe")]
     assert differs.endswith("randlora64/3/sst2: --learning_rate 0.0001 (the folder has 0.0002)")
     assert any(note.startswith("known to differ from the paper: the release's optimizer") for note in notes)
-    assert notes[-1] == (
+    assert notes[0] == (
         "in all: randlora_paper, 12 cells: 2 equivalent, 1 differs, 1 inconclusive, 1 no verdict: other settings, "
         "7 missing; 38 of 60 runs missing"
     )

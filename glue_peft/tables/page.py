@@ -40,7 +40,8 @@ nav a { display: inline-block; margin-right: 1rem; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
 th.l, td.l { text-align: left; }
-th:first-child, td:first-child { position: sticky; left: 0; background: #fff; white-space: normal; max-width: 38vw; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; white-space: normal; min-width: 5rem;
+  max-width: 38vw; }
 thead th { border-bottom: 2px solid #333; } tr.rule td { border-top: 1px solid #333; }
 .small, li { font-size: .9rem; }
 ul { padding-left: 1.2rem; }

@@ -300,14 +300,15 @@ def judge_row(cells: list[Cell], margin: Margin) -> None:
 
 
 def table_of(cells: list[Cell], settings: dict[str, str], header: recipes.Header, margin: str) -> Table:
-    """Return the table of all cells, and below it what differs, what is missing, and a line on all of it."""
+    """Return the table of all cells, and below it a line on all of it, what differs, and what is missing."""
     names = "model|adapter|task|n|ours|published|difference|90 % interval|verdict|best - last".split("|")
     with_selected = any(cell.scores.get("selected") for cell in cells)
     names += ["selected - last"] if with_selected else []
     rows = [row_of(cell, with_selected) for cell in cells]
     table = Table(caption_of(cells, settings, header, margin), names, rows)
     table.rules = [i for i in range(1, len(cells)) if row_name(cells[i]) != row_name(cells[i - 1])]
-    table.notes = [f"known to differ from the paper: {text}" for text in header.differs]
+    table.notes = [summary_of(cells, settings["RECIPE"])]  # first, as it must not be cut off
+    table.notes += [f"known to differ from the paper: {text}" for text in header.differs]
     sources = dict.fromkeys(run.source for cell in cells for run in cell.published_runs)
     table.notes += [f"published seed by seed: {source}" for source in sources]
     for cell in cells:
@@ -316,7 +317,6 @@ def table_of(cells: list[Cell], settings: dict[str, str], header: recipes.Header
             f"differs from the recipe: {folder}: {'; '.join(texts)}" for folder, texts in cell.deviating.items()
         ]
     table.notes += missing_lines(cells, settings)
-    table.notes.append(summary_of(cells, settings["RECIPE"]))
     return table
 
 
