@@ -52,7 +52,7 @@ def test_an_adapter_that_the_grid_makes_needn_t_be_there(monkeypatch, capsys, tm
     ("flags", "message"),
     [
         (["--num_train_epoch", "3"], "--num_train_epoch"),
-        (["stray"], "stray"),
+        (["--dataset_path", "glue", "stray"], "unknown argument 'stray'"),
         (["--dataset_config_name", "x"], "--dataset_config_name goes with --dataset_name"),
         (["--learning_rate", "fast"], "--learning_rate"),
         (["--adapter_dropout", "2"], "--adapter_dropout 2.0"),
