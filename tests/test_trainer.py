@@ -161,8 +161,10 @@ def test_a_signal_in_the_evaluation_that_a_resumed_run_makes_up_for(run, signal_
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
-def test_each_signal_saves_and_stops(run, signal_at, tmp_path, number):
+def test_each_signal_saves_and_stops(run, signal_at, tmp_path, number, request):
     """A scheduler's order and warning, and a closed terminal."""
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and stays so
+    request.addfinalizer(lambda: signal.signal(number, before))
     signal_at(2, number)
     with pytest.raises(StoppedBySignal, match=f"stopped by {number.name} after step 2 of 4: "):
         run()
