@@ -12,6 +12,7 @@ Exit status: 0, 1 where a record names a path of this machine, 2 for a mistake i
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     """Copy the runs and say how many and how large they are; raises UsageError."""
     args = parse_arguments(argv)
     tree, out = args.tree.resolve(), args.out.resolve()
-    folders = sorted({path.parent for name in (RECORD_FILE, FAILURE_FILE) for path in tree.rglob(name)})
+    # os.walk passes over a checkpoint that a run deletes at this moment.
+    folders = sorted(Path(folder) for folder, _, names in os.walk(tree) if {RECORD_FILE, FAILURE_FILE} & {*names})
     if not folders or out == tree or tree in out.parents:
         raise UsageError(
             f"TREE must be a folder with runs in it, and OUT another one outside, not {args.tree} {args.out}"

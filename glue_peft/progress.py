@@ -90,7 +90,7 @@ class LogLines(TrainerCallback):
 
 def in_words(logs: Mapping[str, Any], step: int, steps: int) -> str:
     """Return an entry of Trainer's log as a line: a step's loss and rate, an evaluation's metrics, or the end."""
-    if "train_runtime" in logs:
+    if "train_loss" in logs:  # a step's entry may have a train_runtime too
         return f"trained: {step} steps in {logs['train_runtime']:.0f} s, mean loss {logs['train_loss']:.4f}"
     place = f"step {step}/{steps}, epoch {logs['epoch']:.2f}"
     if "loss" in logs:

@@ -40,6 +40,13 @@ def test_the_rate_of_logging_does_not_change_what_is_trained(run):
     assert first == second
 
 
+def test_a_step_that_is_logged_with_tokens_and_time_prints_its_loss(run, capfd):
+    """With --include_num_input_tokens_seen Trainer adds the time since the start to every step's entry."""
+    run("tokens", include_num_input_tokens_seen=True, logging_steps=1, max_steps=2)
+    lines = capfd.readouterr().out.splitlines()
+    assert sum(re.match(r"step [12]/2, .*: loss \d\.\d{4}", line) is not None for line in lines) == 2
+
+
 def test_bars_are_for_terminals(tiny, tmp_path):
     """A log file gets none, unless they are asked for."""
     *_, args = parse_arguments(arguments(tiny, tmp_path))
