@@ -787,8 +787,13 @@ def check_folders(
                 )
             if merged is not None and Path(os.path.realpath(merged)) == folder:
                 raise UsageError(f"--save_merged {merged}: is --{name} itself; give another folder")
-    if merged is not None and not may_hold_merged(Path(merged), Path(training_args.output_dir)):
-        raise UsageError(f"--save_merged {merged}: holds files that no run with this --output_dir left there")
+    if merged is not None:
+        path = Path(merged).absolute()
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise UsageError(f"--save_merged {merged}: can't be written: no permission to write in {there}")
+        if not may_hold_merged(path, Path(training_args.output_dir)):
+            raise UsageError(f"--save_merged {merged}: holds files that no run with this --output_dir left there")
 
 
 def check_saved_adapters(adapter_args: AdapterArguments, adapter: str, do_train: bool) -> None:

@@ -151,18 +151,25 @@ def check_optimizer(args: TrainingArguments, changed: list[str]) -> None:
         if not is_read:
             raise UsageError(f"--optim_args {args.optim_args}: {name} has no effect with {optimizer}")
     with as_usage_error(f"--optim_args {args.optim_args}"):
-        optimizer_settings(args)
+        kind, keywords = stand_in_optimizer(args)
+        if not {"params", "model", "optimizer_dict"} & keywords.keys():  # those that read the model see the real one
+            kind([torch.zeros(1, requires_grad=True)], **keywords)
 
 
 def optimizer_settings(args: TrainingArguments, **changes: Any) -> str:
     """Return in text what Trainer makes of the optimizer's flags, for a stand-in model; raises what it raises."""
+    return repr(stand_in_optimizer(args, **changes))
+
+
+def stand_in_optimizer(args: TrainingArguments, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the class and the keyword arguments that Trainer would take for a stand-in model."""
     probe = copy.copy(args)
     for name, value in changes.items():
         setattr(probe, name, value)
     if probe.optim_target_modules:
         probe.optim_target_modules = "all-linear"
     model = nn.Sequential(nn.Linear(2, 2, device="meta"))  # on meta: it draws no random number
-    return repr(Trainer.get_optimizer_cls_and_kwargs(probe, model))
+    return Trainer.get_optimizer_cls_and_kwargs(probe, model)
 
 
 def check_scheduler(args: TrainingArguments) -> None:

@@ -47,6 +47,7 @@ BEST = {"load_best_model_at_end": True, "eval_strategy": "epoch"}
         ({"optim_args": "momentum=0.9"}, "momentum has no effect with --optim adamw_torch", {"optim": "sgd"}),
         ({"optim": "sgd", "optim_args": "momentum=0.9, foo=1"}, "foo has no effect", {"optim_args": "momentum=0.9"}),
         ({"optim": "sgd", "optim_args": "momentum"}, "momentum: is not a list like", {"optim_args": None}),
+        ({"optim": "sgd", "optim_args": "momentum=-1"}, "--optim_args momentum=-1: Invalid", {"optim_args": None}),
         ({"optim": "sgd", "optim_args": "momentum=x"}, "--optim_args momentum=x: ", {"optim_args": "momentum=0"}),
         ({"optim_target_modules": "query"}, "--optim_target_modules has no effect", {"optim_target_modules": None}),
         ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": '{"a": 1}'}, "polynomial, --lr", None),

@@ -103,6 +103,18 @@ def test_run_glue(tiny, tmp_path, place, as_a_user, capsysbinary, flag, kind):
     assert end_of(run_glue.main, arguments(tiny, tmp_path / "out", **flags), capsysbinary) == 2
 
 
+def test_a_merged_model_that_could_not_be_saved_is_refused_before_a_model_is_loaded(
+    tiny, tmp_path, place, as_a_user, capsysbinary, monkeypatch
+):
+    """A folder of somebody else's, which this user may read, and one that would have to be made in it."""
+    monkeypatch.setattr(run_glue, "load_model", None)
+    closed = Path(place("a folder"))
+    closed.chmod(0o555)
+    for folder in (closed, closed / "new" / "merged"):
+        flags = arguments(tiny, tmp_path / "out", max_steps=1, save_merged=str(folder))
+        assert end_of(run_glue.main, flags, capsysbinary) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
