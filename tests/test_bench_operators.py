@@ -107,7 +107,9 @@ def make_rows(widths: list[int], rows: int) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns | {"labels": [n % 2 for n in lengths]}).select(range(rows))
 
 
-@pytest.mark.parametrize("case", ["full fine-tuning, padded", "randlora r8, ours, padded"])
+@pytest.mark.parametrize(
+    "case", [pytest.param("full fine-tuning, padded", marks=pytest.mark.slow), "randlora r8, ours, padded"]
+)
 def test_a_compiled_run_has_few_graphs(case: str, tmp_path: Path) -> None:
     """Of batches of four widths, the last one smaller, with evaluations: at most four, none of them broken."""
     flags = ["--torch_compile", "--torch_compile_backend", "eager", "--pad_to_multiple_of", "32", "--max_steps", "6"]

@@ -204,6 +204,7 @@ def test_selection_says_how_rows_were_held_out(run, caplog):
 # Tokens
 
 
+@pytest.mark.slow
 def test_tokenised_data_are_found_again_by_the_next_process(tiny, tmp_path):
     """Another seed of the same task adds nothing to the cache."""
     cache = tmp_path / "home"

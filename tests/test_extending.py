@@ -69,6 +69,7 @@ def test_adding_a_task_from_files(run, tmp_path):
     assert right > 0.75 * len(predictions)
 
 
+@pytest.mark.slow
 def test_adding_a_task_by_name(tiny, tmp_path, monkeypatch):
     """One row in TASKS, which here a script adds before anything reads the table, and the data in GLUE's layout."""
     monkeypatch.setitem(make_tiny.SHAPES, "paws", (("first", "second"), ["different", "same"]))

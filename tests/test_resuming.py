@@ -66,9 +66,9 @@ def test_a_named_checkpoint_is_resumed_from(run):
     ("flags", "named"),
     [
         ({"learning_rate": 1e-5}, "--learning_rate 1e-05 .the folder has 0.005."),
-        ({"adapter_name": "vera", "rank": 8}, "--rank 8 .the folder has 4."),
-        ({"task_name": "cola"}, "--task_name cola .the folder has mrpc."),
-        ({"weight_decay": 0.1}, "--weight_decay 0.1 .the folder has"),
+        pytest.param({"adapter_name": "vera", "rank": 8}, "--rank 8 .the folder has 4.", marks=pytest.mark.slow),
+        pytest.param({"task_name": "cola"}, "--task_name cola .the folder has mrpc.", marks=pytest.mark.slow),
+        pytest.param({"weight_decay": 0.1}, "--weight_decay 0.1 .the folder has", marks=pytest.mark.slow),
     ],
 )
 def test_a_named_checkpoint_is_of_the_same_run(run, flags, named):
@@ -123,7 +123,7 @@ def test_resume_without_a_complete_checkpoint_starts_afresh(run, caplog):
     ("first", "then"),
     [
         ({"no_fast_adapters": True}, {"fast_adapters": "stacked"}),
-        ({"fast_adapters": "stacked"}, {"fast_adapters": "off"}),
+        pytest.param({"fast_adapters": "stacked"}, {"fast_adapters": "off"}, marks=pytest.mark.slow),
         ({"fast_adapters": "True"}, {"fast_adapters": "False"}),  # as it was written before
     ],
     ids=str,

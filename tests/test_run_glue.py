@@ -88,7 +88,7 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
         ("randlora", True, TORCHRUN),
         pytest.param("randlora", False, TORCHRUN, marks=pytest.mark.slow),
         pytest.param("vera", True, TORCHRUN, marks=pytest.mark.slow),
-        ("randlora", True, ACCELERATE),
+        pytest.param("randlora", True, ACCELERATE, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_give_the_big_batch_and_one_record(
@@ -292,7 +292,13 @@ def test_nothing_local_reaches_for_the_network(tiny, tmp_path):
     assert not (tmp_path / "calls").exists()
 
 
-@pytest.mark.parametrize(("flags", "status"), [({"rank": 0}, 2), ({"learning_rate": 1e30, "optim": "sgd"}, 1)])
+@pytest.mark.parametrize(
+    ("flags", "status"),
+    [
+        pytest.param({"rank": 0}, 2, marks=pytest.mark.slow),
+        ({"learning_rate": 1e30, "optim": "sgd"}, 1),
+    ],
+)
 def test_exit_status_and_one_line_on_stderr(tiny, tmp_path, flags, status):
     """Of a real process: 2 for a mistake, 1 for a divergence."""
     command = arguments(tiny, tmp_path / "out", max_grad_norm=0, **flags)

@@ -137,6 +137,7 @@ def signal_in_evaluation(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return arrange
 
 
+@pytest.mark.slow
 def test_a_signal_during_an_evaluation_stops_after_its_checkpoint(run, signal_in_evaluation):
     """The evaluation that has begun is ended first."""
     flags = {"num_train_epochs": 2, "eval_strategy": "epoch"}
@@ -147,6 +148,7 @@ def test_a_signal_during_an_evaluation_stops_after_its_checkpoint(run, signal_in
     assert_same_results(whole, run("stopped", resume=True, **flags))
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_evaluation_that_a_resumed_run_makes_up_for(run, signal_at, signal_in_evaluation):
     """Stopped in the very last step, and again in the evaluation after it: the third start ends the run."""
     flags = {"num_train_epochs": 2, "eval_strategy": "epoch"}
@@ -207,6 +209,7 @@ def test_exit_status_of_a_stopped_process_is_75(tiny, tmp_path):
     assert run_folder.last_complete_checkpoint(tmp_path / "out")[0] is not None
 
 
+@pytest.mark.slow
 def test_a_signal_that_was_ignored_at_the_start_stays_ignored(tiny, tmp_path):
     """As nohup does for SIGHUP; the others still stop the run."""
     command = [sys.executable, REPOSITORY / "run_glue.py", *arguments(tiny, tmp_path / "out", num_train_epochs=2000)]
@@ -513,7 +516,8 @@ def test_no_token_is_on_disk(run, tmp_path):
     assert [str(path) for path in files if b"hf_Secret" in path.read_bytes()] == []
 
 
-@pytest.mark.parametrize("task", ["mrpc", pytest.param("stsb", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["mrpc", "stsb"])
 def test_the_evaluation_loss_of_two_processes_is_the_mean_over_the_rows(run, tiny, tmp_path, task):
     """33 rows in batches of 8 a process: some rows only fill the last batch up, and none counts twice."""
     flags = {"task_name": task, "max_eval_samples": 33, "per_device_eval_batch_size": 8, "do_train": None}

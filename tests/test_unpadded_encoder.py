@@ -554,7 +554,7 @@ def test_torch_compile_takes_the_padded_path() -> None:
     torch.testing.assert_close(compiled(**batch).logits, model(**batch).logits, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("peft_type", [None, "LORA"])
+@pytest.mark.parametrize("peft_type", [None, pytest.param("LORA", marks=pytest.mark.slow)])
 def test_a_planned_batch_breaks_no_graph(peft_type: str | None) -> None:
     """Packed, by a plan for one rectangle or several, a compiled model is one graph with the padded results."""
     model = build_model("Roberta").eval()
