@@ -317,8 +317,8 @@ def power_lines(compared: Mapping[str, Comparison], size: int) -> list[str]:
         points = ", ".join(f"{task} {percent(shown[task] or 0, metric_of(compared[task]))}" for task in known)
         seeds = ", ".join(f"{task} {needed[task]}" for task in known)
         lines.append(
-            f"power: with these seeds, in a family of {size}, a difference is shown from so many points on: {points}; "
-            f"one like those seen is found in 80 % of cases with so many seeds a row: {seeds}"
+            f"power: with these seeds, in a family of {size}, the least difference that can be shown, in points: "
+            f"{points}; one as large as seen is found in 80 % of cases with this many seeds a row: {seeds}"
         )
     lines.append(
         f"power: for a permutation test to confirm a verdict in a family of {size} it takes at least "

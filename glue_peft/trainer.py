@@ -215,7 +215,8 @@ class GlueTrainer(Trainer):
         self.began = 0.0  # time.time() at the start of the training
         self.seconds_before = 0.0  # in training, before it was resumed
         # Of all steps, those before it was resumed included; on the device, so that no step waits for its loss.
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.args.device)
+        exact = torch.float32 if self.args.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+        self.loss_sum = torch.zeros((), dtype=exact, device=self.args.device)
         # When it was resumed: the sum of the losses since the last log line, and of how many steps.
         self.unlogged: tuple[float, int] = (0.0, 0)
         self.fixed = adapter_state.describe_fixed(self.model, self.args.seed)

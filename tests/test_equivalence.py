@@ -112,7 +112,7 @@ def test_the_summary():
     needed = judged["cola"].needed
     assert needed is not None and summary(judged, 5) == (
         "of 3 columns 1 equivalent, 1 differs, 1 inconclusive; an exact reproduction would be called equivalent in "
-        f"80 % of cases with so many seeds of ours (here 5): cola {needed}"
+        f"80 % of cases with this many seeds of ours (here 5): cola {needed}"
     )
     few = judge({"cola": (estimate(columns["cola"], "mean"), theirs)}, parse_margin("1"))
     assert summary(few, 5).endswith("; not with 100 either: cola, as the published seeds are few for this margin")

@@ -579,9 +579,9 @@ def test_power_lines(tmp_path, capsys):
     # mrpc: t = 2, and 1 - 0.05 / 3 / 2 of t with 8 degrees of freedom is 3.016: shown from 3.0 points on.
     # The averages move half as far, with the same deviation: 1 point.
     assert [line for line in out if line.startswith("power: ")] == [
-        "power: with these seeds, in a family of 3, a difference is shown from so many points on: mrpc 3.0, rte 3.0, "
-        "avg 3.0; one like those seen is found in 80 % of cases with so many seeds a row: mrpc 15, rte over 100, "
-        "avg 54",
+        "power: with these seeds, in a family of 3, the least difference that can be shown, in points: mrpc 3.0, "
+        "rte 3.0, avg 3.0; one as large as seen is found in 80 % of cases with this many seeds a row: mrpc 15, "
+        "rte over 100, avg 54",
         "power: for a permutation test to confirm a verdict in a family of 3 it takes at least 5 seeds a row (paired "
         "by seed, by flipping signs, 7)",
     ]

@@ -176,7 +176,7 @@ def summary(judged: Mapping[str, Judgement], n: int) -> str:
     never = [column for column, needed in open_.items() if needed is None]
     if known:
         text += (
-            f"; an exact reproduction would be called equivalent in {POWER:.0%} of cases with so many seeds of ours "
+            f"; an exact reproduction would be called equivalent in {POWER:.0%} of cases with this many seeds of ours "
             f"(here {n}): {', '.join(known)}"
         )
     if never:

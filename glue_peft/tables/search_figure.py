@@ -32,7 +32,7 @@ def draw_search(searches: Searches, tasks: list[str], sheet: Sheet | None = None
     if sheet.titled:
         seeds = sorted({trial.seed for of_row in searches.values() for trials in of_row.values() for trial in trials})
         text = f"On rows held out of training, search seeds {', '.join(map(str, seeds))}. Above: each seed, and the "
-        sheet.title(figure, text + "line of the means; below: the best of so many rates, with its 95 % interval")
+        sheet.title(figure, text + "line of the means; below: the best of that many rates, with its 95 % interval")
     return figure
 
 
