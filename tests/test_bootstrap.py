@@ -80,8 +80,8 @@ def test_differences_are_paired_over_rows(tmp_path):
     assert table.rows[-1] == ["c minus a", "0.0 (0.0 to 0.0, rows alone)", "0.0 (0.0 to 0.0, rows alone)"]
 
 
-def test_draws_depend_on_the_seed_and_on_no_other_row_or_task(tmp_path):
-    """The same command has the same numbers, and a row has the same in another table."""
+def test_draws_depend_on_the_seed_and_on_no_other_row_task_or_name(tmp_path):
+    """The same command has the same numbers, and a row has the same in another table or under another name."""
     generator = np.random.default_rng(0)
     roots = [write(tmp_path / name, "rte", *(right(generator) for _ in range(3))) for name in "ab"]
     for root in roots:
@@ -92,6 +92,7 @@ def test_draws_depend_on_the_seed_and_on_no_other_row_or_task(tmp_path):
     results = results_of(roots[1], 3, "--tasks", "mrpc,rte")
     again = draw_task(results, "rte", read_answers(results, False)[0]["rte"], 2000, 0)[0]
     assert np.array_equal(again.scores, first.scores)
+    assert np.array_equal(drawn_of(*roots, 3, "--names", "b=LoRA")[1].scores, first.scores)
 
 
 def test_many_rows_are_drawn_in_parts(tmp_path, monkeypatch):

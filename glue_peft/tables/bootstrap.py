@@ -82,7 +82,7 @@ def bootstrap_tables(
 def draw_task(results: Results, task: str, answers: Sequence[Answers], draws: int, seed: int) -> dict[int, Drawn]:
     """Return the score of each of the table's rows, by position, on draws of a task's validation rows and of seeds.
 
-    The draws are the same whatever other rows and tasks the table has.
+    The draws depend on the row's own answers alone, not on its name or on the table's other rows and tasks.
     """
     if not answers:
         return {}
@@ -99,7 +99,8 @@ def draw_task(results: Results, task: str, answers: Sequence[Answers], draws: in
         if columns:
             seeds = tuple(keys[column][1] for column in columns)
             scores = np.array([row.scores(task)[of_seed] for of_seed in seeds])
-            generator = np.random.default_rng([seed, number, zlib.crc32(row.name.encode(errors="surrogateescape"))])
+            given = b"".join(values.tobytes() for of_set in answers for values in of_set.of_row(position))
+            generator = np.random.default_rng([seed, number, zlib.crc32(given)])
             found[position] = Drawn(float(scores.mean()), with_seeds(on_rows[:, columns], scores, generator), seeds)
     return found
 
