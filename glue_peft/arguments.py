@@ -462,7 +462,7 @@ def parse_arguments(
             raise
         raise UsageError(" ".join(str(error).split()) or type(error).__name__) from error
     if unknown:
-        raise UsageError(unknown_argument(unknown[0], parser))
+        raise UsageError(unknown_argument(unknown[0], argv, parser))
     model_args, data_args, adapter_args, training_args = parsed
     given = set(given_flags(argv))
     for args in parsed:
@@ -477,15 +477,21 @@ def parse_arguments(
     return model_args, data_args, adapter_args, training_args
 
 
-def unknown_argument(word: str, parser: argparse.ArgumentParser) -> str:
-    """Return what to say of a word that is no flag: its new name, or the flag that it resembles."""
+def unknown_argument(word: str, argv: list[str], parser: argparse.ArgumentParser) -> str:
+    """Return what to say of a word that is no flag: its new name, the flag that it resembles, or the flag before it."""
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
-    flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
     if name in RENAMED_FLAGS:
         return f"unknown argument {word!r}: transformers 5 has {RENAMED_FLAGS[name]} in its place"
-    alike = difflib.get_close_matches(name, flags, n=1, cutoff=0.75) if word.startswith("-") else []
-    alike = [flag for flag, others in OTHER_NAMES.items() if name in others.split() and word.startswith("-")] or alike
-    hint = f"is --{alike[0]} meant? " if alike else ""
+    hint = ""
+    if word.startswith("-"):
+        flags = [flag.lstrip("-") for action in parser._actions for flag in action.option_strings]
+        alike = [flag for flag, others in OTHER_NAMES.items() if name in others.split()]
+        alike = alike or difflib.get_close_matches(name, flags, n=1, cutoff=0.75)
+        hint = f"is --{alike[0]} meant? " if alike else ""
+    else:
+        values = [at for at, found in enumerate(argv) if found == word and not argv[max(at - 1, 0)].startswith("--")]
+        before = [flag for flag in argv[: (values or [0])[0]] if flag.startswith("--")]
+        hint = f"{before[-1].partition('=')[0]} before it takes no further value; " if before else ""
     return f"unknown argument {word!r}; {hint}`python run_glue.py --help` lists the flags"
 
 

@@ -143,6 +143,7 @@ def test_help_is_a_manual(capsys):
         ({"do_train": None, "do_eval": None}, "at least one of --do_train"),
         ({"resume": True, "overwrite_output_dir": True}, "--resume and --overwrite_output_dir"),
         ({"wrong_flag": 1}, "unknown argument '--wrong_flag'"),
+        ({"rank": 2, "seed": [1, 2]}, "unknown argument '2'; --seed before it takes no further value; `python"),
         ({"save_total_limit": 0}, "--save_total_limit 0"),
         ({"model_name_or_path": "no/such_model"}, "--model_name_or_path no/such_model"),
         ({"model_name_or_path": None}, "--model_name_or_path is required"),
@@ -245,7 +246,7 @@ def test_what_a_run_reads_is_not_overwritten(run, tiny, tmp_path):
         (["--group_by_length"], "--train_sampling_strategy group_by_length"),
         (["--no_cuda"], "--use_cpu"),
         (["--lerning_rate", "1"], "is --learning_rate meant?"),
-        (["stray"], "unknown argument 'stray'; `python"),
+        (["stray"], "unknown argument 'stray'; --disable_tqdm before it takes no further value; `python"),
     ],
 )
 def test_unknown_flags_are_met_with_the_right_name(tiny, tmp_path, flags, message):
