@@ -478,7 +478,7 @@ def parse_arguments(
 
 
 def unknown_argument(word: str, argv: list[str], parser: argparse.ArgumentParser) -> str:
-    """Return what to say of a word that is no flag: its new name, the flag that it resembles, or the flag before it."""
+    """Return what to say of a word that is no flag: its new name, the flag that it resembles or that it follows."""
     name = word.lstrip("-").partition("=")[0].replace("-", "_")
     if name in RENAMED_FLAGS:
         return f"unknown argument {word!r}: transformers 5 has {RENAMED_FLAGS[name]} in its place"

@@ -17,21 +17,26 @@ FIELDS_FILE = Path(__file__).resolve().parent / "recipe_fields.tsv"
 ORDER = "randlora randlora_paper lora lora_scripts vera fourierft vblora unilora unilora_peft adalora".split()
 FOREWORD = """# Papers' recipes
 
-For running a published GLUE experiment as it was run, and for knowing which of its values are certain: one section a
-recipe, from the files of `recipes/`. This page is written by
+A recipe runs a published GLUE experiment as it was run, with the paper's seeds ([how](sweeps.md#papers-recipes)):
 
 ```bash
-python -m glue_peft.tables.recipe_page > docs/recipes.md
+RECIPE=fourierft RESULTS=fourierft bash train_all.sh
 ```
 
-`RECIPE=<name> bash train_all.sh` runs a recipe with its paper's seeds ([how](sweeps.md#papers-recipes)), and
-`parse_results.py --reproduce` says of each cell whether it is the paper's ([how](tables.md#a-paper-reproduced)). Of
-RandLoRA only `randlora_paper` may be called reproduced:
-[the protocol](protocol.md#differences-from-the-randlora-release) says what separates the default grid from it. A batch
+Then `parse_results.py --reproduce` says of each score whether it is the paper's ([how](tables.md#a-paper-
+reproduced)). There is one section a recipe: what it runs, what is uncertain or known to differ from the paper, what
+it costs, and the source of every value. Of RandLoRA only `randlora_paper` may be called reproduced: [the
+protocol](protocol.md#differences-from-the-randlora-release) says what separates the default grid from it. A batch
 such as 8x16 is 16 rows on each of 8 devices. Steps are optimizer steps over all seeds.
 
 No GLUE values were found in the text of PiSSA, HiRA, ABBA, GoRA, SVFT, RoSA and LoRA-One, and of LoRA-XS only the grid
 that was searched: they have no recipe.
+
+This page is written, from the files of `recipes/`, by
+
+```bash
+python -m glue_peft.tables.recipe_page > docs/recipes.md
+```
 """
 
 
