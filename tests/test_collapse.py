@@ -43,6 +43,16 @@ def test_collapsed(tmp_path, task, metrics, reason):
     assert health(*argv, "--drop_collapsed") == [f"collapsed, dropped: {tmp_path}/2/{task} ({reason})"]
 
 
+def test_a_row_that_never_learnt_is_no_measure_of_its_method(tmp_path):
+    """A line says so where all seeds of a task collapsed, and none where one of them is a result."""
+    for seed, correlation in ((1, 0.0), (2, 0.0), (3, 0.2)):
+        write_run(tmp_path / "hra", seed, "cola", correlation)
+    expected = "no run of hra on cola learnt anything: its score there says that these settings fail, "
+    assert health(tmp_path / "hra", 2)[2:] == [expected + "not how good the method is"]
+    assert len(health(tmp_path / "hra", 3)) == 2
+    assert len(health(tmp_path / "hra", "1,3")) == 1
+
+
 def test_not_collapsed(tmp_path):
     """One row more than the majority's share, a small correlation, and outputs that vary are results."""
     write_run(

@@ -61,6 +61,7 @@ def health_lines(results: Results) -> list[str]:
             if reason is not None:
                 counts = "dropped" if run.dropped else "counted"
                 lines.append(f"{kind}, {counts}: {printable(str(run.folder))} ({reason})")
+    lines += hopeless_lines(results)
     lines += repeated_lines(runs)
     for row in results.rows:
         lines += [f"differs from its row: {line}" for line in different_lines(row, results.tasks, results.epoch)]
@@ -78,6 +79,17 @@ def faulty_line(run: Run, fault: UnusableFileError) -> str:
     if failure is not None:
         return f"failed: {folder} ({failure})"
     return f"{'unusable' if divergence(run) is None else 'diverged'}: {folder} ({fault.reason})"
+
+
+def hopeless_lines(results: Results) -> list[str]:
+    """Return a line for each row and task of which all runs, two at least, collapsed or diverged."""
+    return [
+        f"no run of {row.name} on {task} learnt anything: its score there says that these settings fail, "
+        "not how good the method is"
+        for row in results.rows
+        for task in results.tasks
+        if len(used := row.used(task).values()) > 1 and all(collapse(run) or divergence(run) for run in used)
+    ]
 
 
 def repeated_lines(runs: list[Run]) -> list[str]:

@@ -98,9 +98,7 @@ def score_section(table: Table, results: Results, family: Family, remarks: list[
     leaders = undominated(results, family) if len(results.rows) > 1 else {}
     best = {(rows[0], column) for column, rows in leaders.items() if len(rows) == 1}
     ties = {(row, column) for column, rows in leaders.items() if len(rows) > 1 for row in rows}
-    explained = (
-        "<b>Bold</b>: every other row is shown to be worse than some row. =: a tie, no row is shown to be better."
-    )
+    explained = "<b>Bold</b>: all other rows are shown to be worse. =: a tie, not shown to be worse than any row."
     return (
         f'<p class="small">{html.escape(table.caption)}</p>'
         + table_html(table, best, ties)
