@@ -370,7 +370,7 @@ INTRODUCTION = (
     "train one, [write its config](extending.md#an-adapter) to a file and name the file:",
     "",
     "```bash",
-    "ADAPTERS=hra.json TASKS=mrpc bash train_all.sh --learning_rate 1e-4",
+    "ADAPTERS=hra.json TASKS=mrpc bash train_all.sh --learning_rate 5e-3",
     "```",
     "",
     "A row of the table is a method, or a method with settings that change what is drawn, trained or saved. Each",
