@@ -26,7 +26,7 @@ from glue_peft import mps, preflight, run_folder, sweep_messages, tuning
 from glue_peft.errors import UsageError, run_script
 from glue_peft.flags import given_flags
 from glue_peft.grid import Run, check_names, gpus_of, read_grid, root_of
-from glue_peft.run_folder import ATTEMPT, ATTEMPT_ENDED, LOG_FILE, RECORD_FILE, Failure, last_words
+from glue_peft.run_folder import ATTEMPT, ATTEMPT_ENDED, LOG_FILE, RECORD_FILE, Failure, checkpoints, last_words
 from glue_peft.run_state import state
 from glue_peft.sweep_messages import as_ranges
 from glue_peft.tables.formats import duration
@@ -243,6 +243,7 @@ class Attempt:
     number: int  # of the runs that were started, from 1
     retries: int  # that are left after this one
     began: float  # seconds since the epoch
+    is_whole: bool  # from the first step on, so that its time is that of a run
     log: BinaryIO | None
     shown: int  # bytes of the log that need not be copied to stdout (any more)
     process: subprocess.Popen[bytes]
@@ -271,7 +272,7 @@ class Sweep:
     active: list[Attempt] = field(default_factory=list)
     n_runs: int = 0  # that were waiting at first
     n_begun: int = 0
-    seconds: list[float] = field(default_factory=list)  # that each run took which is done
+    seconds: list[float] = field(default_factory=list)  # of each run that is done, but for resumed ones
     stopping: int = 0  # once a signal has come: the exit status
 
     @property
@@ -347,7 +348,7 @@ class Sweep:
         say(f"[{number}/{self.n_runs}] {'started' if retries == self.retries else 'started again'}: {run.folder}\n")
         log = open_log(run)
         shown = os.fstat(log.fileno()).st_size if log else 0
-        began = time.time()
+        began, is_whole = time.time(), not checkpoints(Path(run.folder))
         note(log, f"{ATTEMPT}{time.strftime(TIME, time.localtime(began))} {run.folder}")
         process = subprocess.Popen(
             run.command,
@@ -357,7 +358,7 @@ class Sweep:
             env=os.environ | self.slots[slot],
             start_new_session=True,  # Ctrl-C and a closed terminal reach the sweep alone, which asks the run to save
         )
-        self.active.append(Attempt(run, slot, number, retries, began, log, shown, process))
+        self.active.append(Attempt(run, slot, number, retries, began, is_whole, log, shown, process))
         if self.stopping:  # a signal came before there was a process
             process.terminate()
 
@@ -390,7 +391,7 @@ class Sweep:
             self.stopping = 130  # somebody interrupted the run: that was meant for the sweep
         self.outcomes.append((outcome, run.folder, detail))
         seconds = time.time() - attempt.began
-        self.seconds += [seconds] if outcome == "done" else []
+        self.seconds += [seconds] if outcome == "done" and attempt.is_whole else []
         left = sweep_messages.time_left(self.seconds, len(self.waiting) + len(self.active), len(self.slots))
         say(f"[{attempt.number}/{self.n_runs}] {outcome}: {run.folder} ({duration(seconds)}{left})\n")
 

@@ -120,7 +120,7 @@ def in_bytes(number: float) -> str:
 
 
 def time_left(seconds: list[float], n_left: int, n_slots: int) -> str:
-    """Return the time left: the median of a sweep's finished runs, times what is left, over the runs at a time."""
+    """Return the time left: the median of a sweep's whole runs, times what is left, over the runs at a time."""
     if not seconds or not n_left:
         return ""
     return f", about {duration(statistics.median(seconds) * n_left / min(n_slots, n_left))} left"

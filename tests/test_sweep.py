@@ -665,6 +665,16 @@ def test_the_first_lines_say_what_will_run_and_the_last_what_comes_next(world, j
     assert table.returncode == 0, table.stderr
 
 
+def test_a_resumed_run_is_no_measure_of_the_time_left(world):
+    """It took less than a run takes: nothing is said before a whole one has ended."""
+    train_all(**settings(world, SEEDS="1", TASKS="mrpc"))
+    folder = world / "results/lora4/1/mrpc"
+    (folder / "checkpoint-3").mkdir()
+    (folder / "run.json").unlink()
+    ends = [line for line in train_all(**settings(world)).stdout.splitlines() if re.match(r"\[./4\] done: ", line)]
+    assert ["left" in line for line in ends] == [False, True, True, False]
+
+
 def test_an_adapter_from_a_file_is_swept_like_any_other(world):
     """Said once before the runs; a second sweep skips them; a line of the grid for Slurm; the table's command."""
     grid = settings(world, ADAPTERS="lora x/hra.json", SEEDS="1", TASKS="rte")
