@@ -3,7 +3,7 @@
     python plot_results.py finetuned_results scores.png
     python plot_results.py finetuned_results/lora4 finetuned_results/vera256 5 scores.png
 
-reads the folders as parse_results.py does, with the same options, and writes a PNG, PDF or SVG. One panel a task: a
+reads the folders as parse_results.py does, with the options below, and writes a PNG, PDF or SVG. One panel a task: a
 small mark for each seed, an x for one that collapsed, a large mark for the mean, and a bar for its 95 % t interval,
 cut where the metric's range ends. Each row has a colour of Okabe and Ito's palette, which colour-blind readers can
 tell apart, and a marker of its own, which greyscale leaves. Hollow marks with a letter are the values that papers

@@ -271,7 +271,7 @@ def anchors_of(text: str) -> set[str]:
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_lead_to_files(page):
     """Relative ones, and to headings that are there."""
-    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.S | re.M))
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", re.sub(r"^```.*?^```", "", TEXTS[page], flags=re.S | re.M))
     for link in links:
         path, _, anchor = link.partition("#")
         target = (REPOSITORY / page).parent / path if path else REPOSITORY / page

@@ -23,11 +23,12 @@ A recipe runs a published GLUE experiment as it was run, with the paper's seeds 
 RECIPE=fourierft RESULTS=fourierft bash train_all.sh
 ```
 
-Then `parse_results.py --reproduce` says of each score whether it is the paper's ([how](tables.md#a-paper-
-reproduced)). There is one section a recipe: what it runs, what is uncertain or known to differ from the paper, what
-it costs, and the source of every value. Of RandLoRA only `randlora_paper` may be called reproduced: [the
-protocol](protocol.md#differences-from-the-randlora-release) says what separates the default grid from it. A batch
-such as 8x16 is 16 rows on each of 8 devices. Steps are optimizer steps over all seeds.
+With `DRY_RUN=1` before it this only prints the commands. Afterwards `parse_results.py --reproduce` says of each score
+whether it is [the paper's](tables.md#a-paper-reproduced). There is one section a recipe: what it runs, what is
+uncertain or known to differ from the paper, what it costs, and the source of every value. Of RandLoRA only
+`randlora_paper` may be called reproduced: [the protocol](protocol.md#differences-from-the-randlora-release) says what
+separates the default grid from it. A batch such as 8x16 is 16 rows on each of 8 devices. Steps are optimizer steps
+over all seeds.
 
 No GLUE values were found in the text of PiSSA, HiRA, ABBA, GoRA, SVFT, RoSA and LoRA-One, and of LoRA-XS only the grid
 that was searched: they have no recipe.
@@ -69,13 +70,13 @@ def section(name: str) -> list[str]:
     lines = [f"{sentence(header.about)}", ""]
     lines += [f"- Known to differ from the paper: {text}." for text in header.differs]
     lines += [f"- Uncertain: {text}." for text in header.uncertain]
+    seeds = f"Seed{'s' * (n_seeds(header) > 1)} {header.seeds.replace(' ', ', ')}{stated['seeds']}"
     lines += [
-        f"- Seeds {header.seeds.replace(' ', ', ')}{stated['seeds']}; {header.statistic} of the {header.epoch} "
-        f"epoch{stated['epoch']}.",
+        f"- {seeds}; {header.statistic} of the {header.epoch} epoch{stated['epoch']}.",
         f"- Cost: {cost(rows, header)}.",
         *["", "```bash"],
         f"RECIPE={name} RESULTS={name} bash train_all.sh",
-        f"python parse_results.py --reproduce {name} {name}",
+        *[f"python parse_results.py --reproduce {name} {name}"] * bool(header.published or header.published_seeds),
         *["```", ""],
         *values_table(rows),
         *["", "<details><summary>Every field of the adapters' configs</summary>", ""],
@@ -90,9 +91,14 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+def n_seeds(header: Header) -> int:
+    """Return the number of a recipe's seeds."""
+    return sum(len(range_of(item) or []) for item in header.seeds.split())
+
+
 def cost(rows: list[dict[str, str]], header: Header) -> str:
     """Return a recipe's runs and optimizer steps."""
-    seeds = sum(len(range_of(item) or []) for item in header.seeds.split())
+    seeds = n_seeds(header)
     steps: dict[str, int] = {}
     for row in rows:
         devices, batch = devices_and_batch(row["batch"])
