@@ -365,7 +365,7 @@ def written(results: Results, args: argparse.Namespace) -> str:
         from glue_peft.tables.page import page  # needs matplotlib
 
         published = {row.name: published_of(row, results.tasks, args.published or ()) for row in results.rows}
-        return page(results, tables, family, searches, published)
+        return page(results, tables, family, searches, published, args.statistic)
     if args.document:
         return latex.document(tables, args.caption)
     if args.format == "latex":

@@ -63,6 +63,7 @@ from glue_peft.tables.figure_style import (
     check_figure_file,
     legend_below,
     plain,
+    power,
     sheet_of,
     write_figure,
 )
@@ -334,6 +335,9 @@ def draw(adapters: dict[str, list[Update]], sheet: Sheet | None = None) -> "Figu
             draw_line(axes, [update for update in updates if update.kind == kind], style(index))
         axes.set(xscale="log", yscale="log")
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter(power)
+        axes.xaxis.set_minor_formatter("")
+        axes.yaxis.set_minor_formatter("")
         axes.set_title(plain(kind), fontsize=sheet.heading)
         axes.tick_params(labelsize=sheet.text)
         axes.grid(linewidth=0.4, alpha=0.5)

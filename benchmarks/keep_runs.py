@@ -4,8 +4,8 @@
     python -m benchmarks.keep_runs tuned results/runs
 
 copies of every finished or failed run below TREE, searches included, run.json, eval_results.json, what it answered on
-the validation rows and why it failed, and the rates that a search chose. The folders stay as they are, so that every
-command of docs/tables.md works on OUT, but for plot_spectrum.py and make_submission.py. JSON is written in one line.
+the validation rows and why it failed, and the rates that a search chose. The folders stay as they are, so that
+parse_results.py and plot_results.py read OUT as they read TREE. JSON is written in one line.
 
 Exit status: 0, 1 where a record names a path of this machine, 2 for a mistake in the call. Needs no torch.
 """

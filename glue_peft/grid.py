@@ -115,7 +115,7 @@ def read_grid(settings: Mapping[str, str], flags: list[str]) -> list[Run]:
     choices = read_choices(settings, flags)
     for name in TUNING_VARIABLES:
         if settings.get(name):
-            raise UsageError(f"{name}: goes with TUNE=1")
+            raise UsageError(f"{name}: goes with TUNE=1; one rate for all runs is --learning_rate")
     seeds = seeds_of_list("SEEDS", settings.get("SEEDS") or read_header(recipe_of(settings)).seeds)
     return without_repeats(
         make_run(choice.row, choice.model, seed, task, settings, flags)
@@ -187,8 +187,8 @@ def read_recipe(path: str) -> list[dict[str, str]]:
             lines = [line for line in file if not line.startswith("#")]  # recipe.py reads those
             rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     except OSError:
-        there = " ".join(sorted(f"recipes/{found.name}" for found in (REPOSITORY / "recipes").glob("*.tsv")))
-        raise UsageError(f"RECIPE: no {path}; there are {there}") from None
+        there = " ".join(sorted(found.stem for found in (REPOSITORY / "recipes").glob("*.tsv")))
+        raise UsageError(f"RECIPE: no {path}; there are {there}, or a path that ends in .tsv") from None
     for row in rows:
         if None in row or not all(row.get(column) for column in COLUMNS):
             name = f"{row.get('adapter')}, {row.get('tasks')}"
@@ -338,6 +338,8 @@ def check_tasks(
             raise UsageError(f"TASKS: unknown task {task}; allowed are {glue}, or one name with --train_file FILE")
         if not re.fullmatch(r"[A-Za-z_][\w.-]*", task):
             raise UsageError(f"TASKS: {task} is no name for a folder: letters, digits, _, - and dots")
+        if task in ("all", "avg", "name", "task"):
+            raise UsageError(f"TASKS: {task} has another meaning in tables; take another name for these data")
         if task not in known and "," not in rows[0]["tasks"]:
             raise UsageError(f"TASKS: {recipe} has no values for {task}; it has {' '.join(known)}")
 

@@ -2,10 +2,13 @@
 
 import dataclasses
 import importlib
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY
@@ -132,7 +135,32 @@ def test_sweeps_print_runs_that_parse(command, place):
         arguments.parse_arguments(argv)
 
 
-@pytest.mark.parametrize("command", of_kind("parse_results.py"))
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """Return a folder with the scripts that make tables and figures and the runs that are kept here, to write into."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(REPOSITORY / "results/runs", folder / "results/runs")
+    for script in ("parse_results.py", "plot_results.py"):
+        (folder / script).symlink_to(REPOSITORY / script)
+    return folder
+
+
+ON_KEPT_RUNS = [
+    command for command in COMMANDS if re.match(r"python (parse|plot)_results.py .*\bresults/runs", command)
+]
+
+
+@pytest.mark.parametrize("command", ON_KEPT_RUNS)
+def test_tables_and_figures_of_the_kept_runs_are_made(command, clone):
+    """Every such command works in a fresh clone."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-c", command], cwd=clone, env=os.environ | {"PATH": path}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in of_kind("parse_results.py") if command not in ON_KEPT_RUNS]
+)
 def test_tables_parse(command):
     """With a number of seeds, a range or a list; --reproduce with a recipe that is there."""
     argv = argv_of(command, "parse_results.py")

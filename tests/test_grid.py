@@ -137,6 +137,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({}, ["--train_file", "x.csv"], "--train_file: set TASKS to one name for these data, as in "),
         ({"TASKS": "a b"}, ["--dataset_name", "x"], "--dataset_name: set TASKS to one name for these data"),
         ({"TASKS": "my/data"}, ["--train_file", "x.csv"], "TASKS: my/data is no name for a folder"),
+        ({"TASKS": "avg"}, ["--train_file", "x.csv"], "TASKS: avg has another meaning in tables"),
         ({"TASKS": "a", "RECIPE": "lora"}, ["--train_file", "x"], "TASKS: .*lora.tsv has no values for a; it has "),
         ({"SEEDS": "one"}, [], "SEEDS: one is not a whole number"),
         ({"SEEDS": "5-1"}, [], "SEEDS: 5-1 is not a range"),
@@ -151,7 +152,7 @@ def test_full_fine_tuning_takes_its_learning_rate_from_the_flags():
         ({}, ["--dataset_path", "a\tb"], "a tab or a line break in a flag"),
         ({"RESULTS": "a\nb"}, [], "a tab or a line break in a flag"),
         ({}, ["--output_dir", "x"], "--output_dir: set RESULTS or TAG instead"),
-        ({"RECIPE": "qlora"}, [], "RECIPE: no .*recipes/qlora.tsv; there are .*recipes/lora.tsv"),
+        ({"RECIPE": "qlora"}, [], "RECIPE: no .*recipes/qlora.tsv; there are .*lora lora_scripts .*, or a path"),
         ({"RECIPE": "lora", "TASKS": "wnli"}, [], "TASKS: .*lora.tsv has no values for wnli; it has mnli sst2"),
         ({"RECIPE": "lora", "ADAPTERS": "none"}, [], "ADAPTERS=none: only with RECIPE=randlora"),
         (

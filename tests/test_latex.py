@@ -8,6 +8,7 @@ import pytest
 from helpers import FIVE, said, shifted, write_rows
 
 import parse_results
+from glue_peft.tables.latex import escaped
 
 
 def test_a_tabular_for_input(tmp_path, capsys):
@@ -55,6 +56,7 @@ def test_latex_is_a_document(tmp_path, capsys):
         assert all(line.endswith(r" \\") for line in lines)
     assert r"a\_b\&c\%d\#e\$f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k & " in text
     assert "größe & " in text and "U+8868 & " in text
+    assert escaped('α=16, "Ω"') == r"$\alpha$=16, ''$\Omega$''"
     assert not re.search(r"\\\\\s*[\[*]", text)  # a line's end takes these as its own argument
     assert "$-$5.0 $\\pm$ 7.1" in text
     assert not re.search(r"(?<!\\)[#%_~^]", re.sub(r"(?m)%$", "", text))

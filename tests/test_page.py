@@ -91,6 +91,16 @@ def test_ties_are_shown_as_ties(rows, capsys):
     assert "a tie" not in page_of(capsys, rows / "vera256")  # one row has nothing to tie with
 
 
+def test_a_row_that_was_not_compared_with_the_best_is_no_tie(tmp_path, capsys):
+    """Each row is compared with the first, or with --all_pairs with every one."""
+    for name, step in (("a", 0.0), ("b", 0.2), ("c", -0.1)):
+        write_rows(tmp_path / name, {"mrpc": shifted([step] * 5), "cola": FIVE})
+    text = page_of(capsys, tmp_path).partition("</table>")[0]
+    assert "<b>92.0" not in text and text.count("a tie") == 3  # CoLA, alike in all rows
+    text = page_of(capsys, tmp_path, "--all_pairs").partition("</table>")[0]
+    assert "<b>92.0" in text and text.count("a tie") == 3
+
+
 def test_a_page_without_records_has_what_is_known(tmp_path, capsys):
     """No commands, costs or sizes; nothing fails for it."""
     root = write_rows(tmp_path / "a", {"rte": [0.6, 0.7]})

@@ -843,6 +843,7 @@ def test_data_of_ones_own_is_a_column(tmp_path, capsys):
     assert verdicts["messages"] == ("-20.0", "a is better") and verdicts["prices"] == ("-2.400", "b is better")
     _, out, _ = said(capsys, parse_results, tmp_path, "--format", "markdown", "--tasks", "prices")
     assert "| b | **6.240 ± 0.170** | - |" in "\n".join(out)
+    assert "over 5 seeds" in out[0] and not any("avg covers" in line for line in out)
     _, out, _ = parsed(capsys, tmp_path, "--tasks", "mrpc,messages", "--metric", "messages=accuracy")
     assert out[1].startswith("name | mrpc | messages | avg | ") and "there, but not part of this table: prices" in out
     status, _, err = parsed(capsys, tmp_path, "--tasks", "letters")

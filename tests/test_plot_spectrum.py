@@ -198,12 +198,13 @@ def test_figure_has_a_panel_a_kind_and_a_colour_an_adapter(trained, tmp_path, ca
 
 
 def test_a_spectrum_for_a_column():
-    """As wide as asked for, two panels side by side, and no letter but exponents below 7 points."""
+    """As wide as asked for, two panels side by side, and no letter below 7 points, exponents included."""
     updates = [Update(kind, np.array([0.4, 0.2, 0.1]), 0.3) for kind in ("query", "key", "value", "dense")]
     figure = plot_spectrum.draw({"LoRA (r=4)": updates, "randlora32_all-MiniLM-L6-v2": updates}, Sheet(3.3, False))
     figure.draw_without_rendering()
     assert figure.get_figwidth() == 3.3 and len({round(axes.get_position().x0, 2) for axes in figure.axes}) == 2
-    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) == 7
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) == 7 and not any("^" in text.get_text() for text in texts)
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and "marker" not in figure.get_supxlabel()
 

@@ -237,7 +237,7 @@ def test_the_numbers_as_json(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["other", "."], "RECIPE: no .*recipes/other.tsv; there are .*recipes/vera.tsv"),
+        (["other", "."], "RECIPE: no .*recipes/other.tsv; there are .* vera"),
         (["vera", "nowhere"], "ROOT must be the folder of a sweep's results, not 'nowhere'"),
         (["vera", ".", "--margin", "0"], "--margin must be a number of points above 0"),
         (["vera", ".", "--tasks", "mnli"], "--tasks: the recipe vera has none of these"),

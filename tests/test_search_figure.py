@@ -1,5 +1,6 @@
 """tables/search_figure.py: what is drawn where."""
 
+import math
 from decimal import Decimal
 
 import pytest
@@ -33,10 +34,10 @@ def test_each_seed_the_means_collapses_and_the_choice_are_drawn(panels):
     """0.82 at 1e-3 is the best mean without a collapse; what has no score stands where the worst is, at 68."""
     axes = panels[1][0]
     marks = [(*points.get_offsets()[0], points.get_sizes()[0]) for points in axes.collections]
-    seen = sorted((float(x), round(float(y), 6)) for x, y, size in marks if size == 14)
-    assert seen == [(1e-5, 75), (3e-5, 85), (1e-4, 70), (1e-4, 72), (1e-3, 80), (1e-3, 84), (1e-2, 90)]
-    collapsed = [(float(x), round(float(y), 6)) for x, y, size in marks if size != 14]
-    assert collapsed == [(1e-2, 68), (1e-1, 68), (1e-1, 68)]
+    places = [(round(math.log10(x), 1), round(float(y), 6), size == 12) for x, y, size in marks]  # a little aside
+    seen = sorted((x, y) for x, y, is_seed in places if is_seed)
+    assert seen == [(-5, 75), (-4.5, 85), (-4, 70), (-4, 72), (-3, 80), (-3, 84), (-2, 90)]
+    assert [(x, y) for x, y, is_seed in places if not is_seed] == [(-2, 68), (-1, 68), (-1, 68)]
     lines = {line.get_label(): line for line in axes.lines}
     curve, chosen, _, chosen_of_none = lines.values()
     assert list(curve.get_xdata()) == [1e-4, 1e-3, 1e-2] and list(curve.get_ydata()) == pytest.approx([71, 82, 79])
@@ -70,3 +71,13 @@ def test_a_search_for_a_column(panels):
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width == 3.3 * figure.dpi and not figure.get_suptitle()
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) == 7
+    rates = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert "1e-3" in rates and not any("^" in rate for rate in rates)
+
+
+def test_equal_scores_of_seeds_and_methods_are_seen():
+    """Collapsed runs have the share of the most frequent class, all the same: no mark hides another one."""
+    trials = [Trial(Decimal("1e-4"), seed, 0.684, "constant output") for seed in (101, 102, 103)]
+    figure = draw_search({"lora4": {"mrpc": trials}, "vera8": {"mrpc": trials}}, ["mrpc"])
+    places = [tuple(marks.get_offsets()[0]) for marks in figure.axes[0].collections]
+    assert len(set(places)) == 6 and all(1e-4 / 1.3 < x < 1e-4 * 1.3 for x, _ in places)

@@ -137,7 +137,7 @@ def test_what_contradicts_a_search_is_refused(tmp_path, variables, flags, messag
 @pytest.mark.parametrize("name", ["RATE_FACTORS", "LEARNING_RATES", "SEARCH_SEEDS", "SELECTION_FRACTION"])
 def test_the_variables_of_a_search_need_tune(name):
     """None is ignored in silence."""
-    with pytest.raises(UsageError, match=f"^{name}: goes with TUNE=1"):
+    with pytest.raises(UsageError, match=f"^{name}: goes with TUNE=1; one rate for all runs is --learning_rate$"):
         read_grid({name: "1 2"}, [])
 
 

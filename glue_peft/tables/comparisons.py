@@ -8,7 +8,7 @@ freedom (docs/statistics.md has the simulation).
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -191,44 +191,49 @@ def best_cells(results: Results, statistic: str, family: Family) -> set[tuple[in
 
     Where neither of a column's two best rows is the first, they are compared with all pairs alone.
     """
-    bold = set()
+    columns = ranked_columns(results, statistic)
+    return {(best, index) for index, column, (best, second, *_) in columns if is_better(family, column, best, second)}
+
+
+def best_and_ties(
+    results: Results, statistic: str, family: Family
+) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    """Return (row, column) of the values shown to be better than all others of their column, and of ties.
+
+    A tie is the best value with those that a comparison doesn't show to be worse. A row that wasn't compared with the
+    best one is none: nothing is known of it.
+    """
+    shown, ties = set(), set()
+    for index, column, (best, *others) in ranked_columns(results, statistic):
+        better = [is_better(family, column, best, other) for other in others]
+        if tied := [other for other, known in zip(others, better, strict=True) if known is False]:
+            ties |= {(row, index) for row in (best, *tied)}
+        elif all(better):
+            shown.add((best, index))
+    return shown, ties
+
+
+def ranked_columns(results: Results, statistic: str) -> Iterator[tuple[int, str, list[int]]]:
+    """Yield each column that two rows have: its position (from 1), its comparisons' name, and the rows, best first."""
     columns = [columns_of(row, results) for row in results.rows]
     for index, name in enumerate([*results.tasks, "avg"], start=1):
         values = {row: list(scores[name].values()) for row, scores in enumerate(columns) if scores[name]}
-        if len(values) < 2:
-            continue
         sign = 1 if results.metrics.get(name) in LOWER_IS_BETTER else -1
-        best, runner_up, *_ = sorted(values, key=lambda row: sign * centre(values[row], statistic))
+        ranked = sorted(values, key=lambda row: sign * centre(values[row], statistic))
         # The average of one task is that task.
         column = results.averaged_tasks[0] if name == "avg" and len(results.averaged_tasks) == 1 else name
-        first, second = sorted((best, runner_up))
-        found = family.pairs.get((first, second), {}).get(column)
-        if found is not None and found.holm_p is not None and found.holm_p < SIGNIFICANCE and not found.withheld:
-            if (sign * found.difference < 0) == (
-                best == second
-            ):  # not where the means, which are tested, say otherwise
-                bold.add((best, index))
-    return bold
+        if len(ranked) > 1:
+            yield index, column, ranked
 
 
-def undominated(results: Results, family: Family) -> dict[int, list[int]]:
-    """Return of each column of scores (from 1) the rows that no comparison of the family shows to be worse."""
-    found = {}
-    for index, name in enumerate([*results.tasks, "avg"], start=1):
-        column = results.averaged_tasks[0] if name == "avg" and len(results.averaged_tasks) == 1 else name
-        worse = set()
-        for (first, second), columns in family.pairs.items():
-            comparison = columns.get(column)
-            if comparison is not None and is_shown(comparison):
-                worse.add(first if (comparison.difference > 0) != comparison.lower_is_better else second)
-        scores = [columns_of(row, results)[name] for row in results.rows]
-        found[index] = [row for row, values in enumerate(scores) if values and row not in worse]
-    return found
-
-
-def is_shown(comparison: Comparison) -> bool:
-    """Say whether a comparison has a verdict for one of its rows."""
-    return not comparison.withheld and comparison.holm_p is not None and comparison.holm_p < SIGNIFICANCE
+def is_better(family: Family, column: str, one: int, other: int) -> bool | None:
+    """Say whether a comparison of the family shows one row's mean to be the better; None where none was made."""
+    first, second = sorted((one, other))
+    comparison = family.pairs.get((first, second), {}).get(column)
+    if comparison is None or comparison.withheld or comparison.holm_p is None:
+        return None
+    is_second = (comparison.difference > 0) != comparison.lower_is_better
+    return comparison.holm_p < SIGNIFICANCE and is_second == (one == second)
 
 
 def smallest_shown(comparison: Comparison, size: int) -> float | None:

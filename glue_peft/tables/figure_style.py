@@ -6,6 +6,7 @@ Needs no torch, and matplotlib only when a figure is written.
 import argparse
 import math
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from glue_peft.run_folder import atomic_write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Formatter
 
 # Okabe and Ito, "Color Universal Design" (2008), without yellow, which is too light for marks on white. Dark and light
 # ones alternate, so that neighbours differ in greyscale too. Seven colours and ten markers repeat together after 70.
@@ -68,6 +70,28 @@ class Sheet:
         axes.grid(axis="y", linewidth=0.4, alpha=0.5)
         axes.set_axisbelow(True)
 
+    def logarithmic(
+        self, axes: "Axes", low: float, high: float, words: "Formatter | Callable[[float, float], str]"
+    ) -> None:
+        """Give the horizontal axis a logarithmic scale from low to high, with as many ticks as have room for words."""
+        from matplotlib.ticker import FixedLocator, NullLocator
+
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        subplot, figure = axes.get_subplotspec(), axes.get_figure(root=True)
+        columns = subplot.get_gridspec().ncols if subplot else 1
+        inches = (figure.get_figwidth() if figure else WIDTH) / columns - 0.6  # without the vertical axis' words
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        steps = (1,) if math.log10(high / low) > 2 else (1, 2, 5)
+        ticks = [tick for decade in decades for step in steps if low <= (tick := step * 10.0**decade) <= high]
+        apart = (high / low) ** (5 * LETTER * self.text / max(inches, 0.1))  # five letters
+        shown: list[float] = []
+        for tick in ticks:
+            shown += [tick] if not shown or tick >= shown[-1] * apart else []
+        axes.xaxis.set_major_locator(FixedLocator(shown))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(words)
+
     def title(self, figure: "Figure", text: str) -> None:
         """Give a figure its title, in as many lines as it needs."""
         text = self.wrapped(text, figure.get_figwidth())
@@ -76,7 +100,7 @@ class Sheet:
 
     def wrapped(self, text: str, width: float) -> str:
         """Return a text of the titles' size in lines of no more than some inches."""
-        return textwrap.fill(text, int(width / LETTER / self.heading), break_long_words=False)
+        return textwrap.fill(text, int(width / LETTER / self.heading))
 
 
 def add_figure_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,11 +120,13 @@ def sheet_of(args: argparse.Namespace) -> Sheet:
 
 def legend_below(figure: "Figure", handles: list[Any], sheet: Sheet, below: bool = True) -> None:
     """Draw the legend under the panels, or above them, in as many columns as the figure's width has room for."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    entry = sheet.heading * (LETTER * longest + 4 / 72)  # with its mark
-    fitting = max(1, min(4, len(handles), int(figure.get_figwidth() / entry)))
-    lines = math.ceil(len(handles) / fitting)
-    figure.set_figheight(figure.get_figheight() + lines * 1.6 * sheet.heading / 72)
+    mark = 4 / 72 * sheet.heading
+    for handle in handles:
+        handle.set_label(sheet.wrapped(str(handle.get_label()), figure.get_figwidth() - 2 * mark))
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+    fitting = max(1, min(4, len(handles), int(figure.get_figwidth() / (sheet.heading * LETTER * longest + mark))))
+    lines = sum(str(handle.get_label()).count("\n") + 1 for handle in handles) / fitting
+    figure.set_figheight(figure.get_figheight() + math.ceil(lines) * 1.6 * sheet.heading / 72)
     figure.legend(
         handles=handles,
         loc="outside lower center" if below else "outside upper center",
@@ -111,6 +137,12 @@ def legend_below(figure: "Figure", handles: list[Any], sheet: Sheet, below: bool
         columnspacing=1.2,
         borderpad=0.2,
     )
+
+
+def power(value: float, _: float = 0) -> str:
+    """Return a number of one digit as 1e-4: in 10^-4 the exponent is smaller than text may be."""
+    digit, exponent = f"{value:.0e}".split("e")
+    return digit if int(exponent) == 0 else f"{digit}e{int(exponent)}"
 
 
 def plain(name: str) -> str:

@@ -27,7 +27,7 @@ def coverage_lines(results: Results) -> list[str]:
     errors = [task for task in results.tasks if results.metrics[task] in LOWER_IS_BETTER]
     if errors:
         lines.append(f"mean squared errors, the less the better, and no part of avg: {', '.join(errors)}")
-    for row in results.rows:
+    for row in results.rows if results.averaged_tasks else []:
         n = len(row.seed_averages(results.averaged_tasks))
         if n != results.n_seeds:
             name = "" if len(results.rows) == 1 else f"{row.name}: "

@@ -11,14 +11,29 @@ if TYPE_CHECKING:
 ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "×": r"$\times$", "÷": r"$\div$", "[": "{[}", "*": "{*}",  # \\ would read a [ or *
+    '"': "''", "×": r"$\times$", "÷": r"$\div$", "[": "{[}", "*": "{*}",  # \\ would read a [ or *
 }  # fmt: skip
 
 
+COMMANDS = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+)
+GREEK = {
+    letter: rf"$\{command}$"
+    for letter, command in zip("αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ", COMMANDS.split(), strict=True)
+}
+
+
 def escaped(text: str) -> str:
-    """Escape what LaTeX reads as its own; letters that its standard fonts may lack become their code points."""
+    """Escape what LaTeX reads as its own; letters that its standard fonts may lack become their code points.
+
+    Greek letters, as in alpha = 16, become mathematical ones.
+    """
     chars = (
-        ESCAPES.get(char) or (char if char.isascii() or "À" <= char <= "ÿ" else f"U+{ord(char):04X}")
+        ESCAPES.get(char)
+        or GREEK.get(char)
+        or (char if char.isascii() or "À" <= char <= "ÿ" else f"U+{ord(char):04X}")
         for char in text.replace("--", "-\0-")
     )
     return "".join(chars).replace("\0", "{}")  # two hyphens would become a dash

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from glue_peft.run_folder import plural
-from glue_peft.tables.comparisons import Family, undominated
+from glue_peft.tables.comparisons import Family, best_and_ties
 from glue_peft.tables.costs import COSTS, run_cost, seed_costs
 from glue_peft.tables.figure_style import Sheet
 from glue_peft.tables.formats import Table, cost_cell, duration, percent
@@ -64,6 +64,7 @@ def page(
     family: Family,
     searches: Searches,
     published: Mapping[str, list[PublishedRow]],
+    statistic: str,
 ) -> str:
     """Return the page; `tables` are those of the other formats, the scores first and then the comparisons."""
     scores, *others = tables
@@ -71,7 +72,7 @@ def page(
     remarks = [note for note in scores.notes if not note.startswith(("health: ", "published: "))]
     protocols = [note for note in scores.notes if note.startswith("published: ")]
     sections = {
-        "Scores": score_section(scores, results, family, remarks),
+        "Scores": score_section(scores, results, family, statistic, remarks),
         "Figures": figures(results, published),
         "Comparisons": "".join(map(comparison, others)),
         "Tuning": tuning(searches, results.tasks),
@@ -93,16 +94,17 @@ def page(
     )
 
 
-def score_section(table: Table, results: Results, family: Family, remarks: list[str]) -> str:
+def score_section(table: Table, results: Results, family: Family, statistic: str, remarks: list[str]) -> str:
     """Return the scores, with the best of each column in bold, or several marked as ties."""
-    leaders = undominated(results, family) if len(results.rows) > 1 else {}
-    best = {(rows[0], column) for column, rows in leaders.items() if len(rows) == 1}
-    ties = {(row, column) for column, rows in leaders.items() if len(rows) > 1 for row in rows}
-    explained = "<b>Bold</b>: all other rows are shown to be worse. =: a tie, not shown to be worse than any row."
+    best, ties = best_and_ties(results, statistic, family)
+    explained = (
+        "<b>Bold</b>: shown to be better than all other rows. =: a tie, the best value and those not shown to be "
+        "worse. Other values are shown to be worse than the best, or were not compared with it."
+    )
     return (
         f'<p class="small">{html.escape(table.caption)}</p>'
         + table_html(table, best, ties)
-        + f'<p class="small">{explained}</p>' * bool(leaders)
+        + f'<p class="small">{explained}</p>' * bool(best or ties)
         + listed(remarks)
     )
 

@@ -143,11 +143,7 @@ def caption(results: Results, statistic: str, ddof: int) -> str:
 
 def has_all_seeds(results: Results) -> bool:
     """Say whether every row has every seed of every task."""
-    return all(
-        len(scores) == results.n_seeds
-        for row in results.rows
-        for scores in [row.seed_averages(results.averaged_tasks), *map(row.scores, results.tasks)]
-    )
+    return all(len(scores) == results.n_seeds for row in results.rows for scores in map(row.scores, results.tasks))
 
 
 def epochs_in_words(results: Results) -> str:

@@ -1,6 +1,6 @@
 """The figures of a table: each task's seeds with mean and interval, and the average against what a row costs.
 
-Hollow marks are what papers printed; a letter beside each says which paper.
+Hollow marks are what papers printed; a letter in each says which paper.
 """
 
 import math
@@ -96,11 +96,12 @@ def draw_task(axes: "Axes", task: str, results: Results, published: Published, s
             draw_mean(axes, index, list(row.scores(task).values()), style, range_of(metric))
         theirs = [of_paper for of_paper in published[row.name] if has_score(of_paper, task, results)]
         for position, of_paper in enumerate(theirs):
-            x = index + 0.2 + 0.3 * position / max(1, len(theirs) - 1)
+            x = index + 0.22 + 0.36 * position / max(1, len(theirs) - 1)
             draw_published(axes, x, of_paper.scores[task].value, letters[of_paper.paper], style, sheet)
     axes.set_title(title(task), fontsize=sheet.heading)
     axes.set_ylabel(METRICS[metric] + ", %" * (metric not in LOWER_IS_BETTER), fontsize=sheet.text)
-    axes.set_xlim(-0.6, len(results.rows) - 0.3)
+    axes.set_xlim(-0.5, len(results.rows) - 0.2)
+    axes.margins(y=0.08)
     axes.set_xticks([])
 
 
@@ -127,18 +128,9 @@ def range_of(metric: str) -> tuple[float, float]:
 
 
 def draw_published(axes: "Axes", x: float, y: float, letter: str, style: dict[str, Any], sheet: Sheet) -> None:
-    """Draw one printed value with its paper's letter, of neighbours one above and one below the mark."""
-    axes.plot(x, y, markersize=5, markerfacecolor="none", markeredgewidth=1.2, linestyle="none", zorder=4, **style)
-    above = ascii_lowercase.index(letter) % 2 == 0
-    axes.annotate(
-        letter,
-        (x, y),
-        (0.0, 2.5 if above else -3.5),
-        textcoords="offset points",
-        ha="center",
-        va="bottom" if above else "top",
-        fontsize=sheet.text,
-    )
+    """Draw one printed value, with its paper's letter in the mark."""
+    axes.plot(x, y, markersize=8.5, markerfacecolor="none", markeredgewidth=0.8, linestyle="none", zorder=4, **style)
+    axes.annotate(letter, (x, y), ha="center", va="center", fontsize=sheet.text)
 
 
 def has_score(theirs: PublishedRow, task: str, results: Results) -> bool:
@@ -167,6 +159,8 @@ def has_cost(results: Results, cost: str) -> bool:
 
 def draw_cost(axes: "Axes", cost: str, results: Results, published: Published, sheet: Sheet) -> None:
     """Draw the average over the tasks against a cost, parameters (without the head) on a logarithmic axis."""
+    from matplotlib.ticker import EngFormatter
+
     label, unit = COST_AXES[cost]
     letters, drawn = letters_of(results, published), list[float]()
     metrics = {results.metrics[task] for task in results.averaged_tasks}
@@ -184,26 +178,12 @@ def draw_cost(axes: "Axes", cost: str, results: Results, published: Published, s
                 draw_published(axes, size, average.value, letters[theirs.paper], style, sheet)
                 drawn.append(size)
     if cost == "adapter_parameters":
-        logarithmic(axes, drawn, sheet)
+        sheet.logarithmic(axes, min(drawn) / 2, max(drawn) * 2, EngFormatter(sep=" "))
     else:
         axes.set_xlim(0, 1.15 * max(drawn))
     axes.set_xlabel(label, fontsize=sheet.text)
     axes.set_ylabel("average, %", fontsize=sheet.text)
     axes.set_title("average", fontsize=sheet.heading)
-
-
-def logarithmic(axes: "Axes", values: list[float], sheet: Sheet) -> None:
-    """Give the horizontal axis a logarithmic scale with room on both sides, and words such as 1 M."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
-
-    axes.set_xscale("log")
-    axes.set_xlim(min(values) / 2, max(values) * 2)
-    decades = math.log10(max(values) / min(values))
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1, 2, 5) if decades < 1 else (1,), numticks=4 if sheet.width else None)
-    )
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
 
 
 def legend_handles(results: Results, published: Published) -> list[Any]:

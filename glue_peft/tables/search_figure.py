@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, Sheet, legend_below, plain
+from glue_peft.tables.figure_style import COLOURS, LINES, MARKERS, Sheet, legend_below, plain, power
 from glue_peft.tables.search import Searches, Trial, by_rate, choose, expected_best, mean_score
 from glue_peft.tasks import METRICS, main_metric, title
 
@@ -31,8 +31,11 @@ def draw_search(searches: Searches, tasks: list[str], sheet: Sheet | None = None
     legend_below(figure, legend(searches), sheet)
     if sheet.titled:
         seeds = sorted({trial.seed for of_row in searches.values() for trials in of_row.values() for trial in trials})
-        text = f"On rows held out of training, search seeds {', '.join(map(str, seeds))}. Above: each seed, and the "
-        sheet.title(figure, text + "line of the means; below: the best of that many rates, with its 95 % interval")
+        text = f"On rows held out of training, search seeds {', '.join(map(str, seeds))}. Above: each seed, a little "
+        text += (
+            "aside of its rate, and the line of the means; below: the best of that many rates, with its 95 % interval"
+        )
+        sheet.title(figure, text)
     return figure
 
 
@@ -40,11 +43,12 @@ def draw_task(scores: "Axes", budgets: "Axes", task: str, searches: Searches, sh
     """Draw the two panels of a task."""
     from matplotlib.ticker import MaxNLocator
 
-    for index, of_row in enumerate(searches.values()):
-        if task in of_row:
-            draw_rates(scores, of_row[task], style_of(index))
-            draw_budgets(budgets, of_row[task], style_of(index))
-    scores.set_xscale("log")
+    searched = [(style_of(index), of_row[task]) for index, of_row in enumerate(searches.values()) if task in of_row]
+    for place, (style, trials) in enumerate(searched):
+        draw_rates(scores, trials, style, place - (len(searched) - 1) / 2)
+        draw_budgets(budgets, trials, style)
+    rates = [float(trial.rate) for _, trials in searched for trial in trials]
+    sheet.logarithmic(scores, min(rates) / 2, max(rates) * 2, power)
     scores.set_title(title(task), fontsize=sheet.heading)
     scores.set_xlabel("learning rate", fontsize=sheet.text)
     budgets.set_xlabel("rates tried", fontsize=sheet.text)
@@ -55,16 +59,21 @@ def draw_task(scores: "Axes", budgets: "Axes", task: str, searches: Searches, sh
     sheet.finish(budgets)
 
 
-def draw_rates(axes: "Axes", trials: list[Trial], style: dict[str, Any]) -> None:
-    """Draw a method's scores against the rate; a run without a score is drawn where the worst one is."""
+def draw_rates(axes: "Axes", trials: list[Trial], style: dict[str, Any], aside: float) -> None:
+    """Draw a method's scores against the rate, each seed moved a little to the side, as equal ones would hide others.
+
+    A run without a score is drawn where the worst one is.
+    """
     grid, chosen = by_rate(trials), choose(trials)
     worst = min((trial.score for trial in trials if trial.score is not None), default=0.0)
     means = {float(rate): mean for rate, of_rate in grid.items() if (mean := mean_score(of_rate)) is not None}
     axes.plot([*means], [100 * mean for mean in means.values()], linewidth=1.2, **style | {"marker": "none"})
+    seeds = sorted({trial.seed for trial in trials})
     for trial in trials:
-        shape = {"marker": "x", "s": 36} if trial.collapse is not None else {"marker": style["marker"], "s": 14}
+        shape = {"marker": "x", "s": 20} if trial.collapse is not None else {"marker": style["marker"], "s": 12}
         score = worst if trial.score is None else trial.score
-        axes.scatter(float(trial.rate), 100 * score, color=style["color"], **shape)
+        moved = 10 ** (0.05 * aside + 0.02 * (seeds.index(trial.seed) - (len(seeds) - 1) / 2))
+        axes.scatter(float(trial.rate) * moved, 100 * score, color=style["color"], linewidths=0.8, **shape)
     if chosen.mean is not None:
         axes.plot(float(chosen.rate), 100 * chosen.mean, markersize=13, **HOLLOW, **style | {"marker": "o"})
 
