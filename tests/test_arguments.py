@@ -271,7 +271,7 @@ def test_numbers_outside_their_range_are_refused_by_flag(tiny, tmp_path, name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"report_to": "wandb"}, "--report_to wandb: is not installed, or unknown; allowed here are none, all"),
+        ({"report_to": "mlflow"}, "--report_to mlflow: is not installed, or unknown; allowed here are none, all"),
         ({"push_to_hub": True}, "--push_to_hub: HF_HUB_OFFLINE is set"),
         ({"fp16_full_eval": True}, "--fp16_full_eval: the model itself would be rounded"),
         ({"max_steps": 0}, "--max_steps 0: must be at least 1"),
