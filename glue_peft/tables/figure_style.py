@@ -123,7 +123,7 @@ def legend_below(figure: "Figure", handles: list[Any], sheet: Sheet, below: bool
     mark = 4 / 72 * sheet.heading
     for handle in handles:
         handle.set_label(sheet.wrapped(str(handle.get_label()), figure.get_figwidth() - 2 * mark))
-    longest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
     fitting = max(1, min(4, len(handles), int(figure.get_figwidth() / (sheet.heading * LETTER * longest + mark))))
     lines = sum(str(handle.get_label()).count("\n") + 1 for handle in handles) / fitting
     figure.set_figheight(figure.get_figheight() + math.ceil(lines) * 1.6 * sheet.heading / 72)

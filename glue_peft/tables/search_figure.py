@@ -45,7 +45,7 @@ def draw_task(scores: "Axes", budgets: "Axes", task: str, searches: Searches, sh
 
     searched = [(style_of(index), of_row[task]) for index, of_row in enumerate(searches.values()) if task in of_row]
     for place, (style, trials) in enumerate(searched):
-        draw_rates(scores, trials, style, place - (len(searched) - 1) / 2)
+        draw_rates(scores, trials, style, (place + 0.5) / len(searched) - 0.5)
         draw_budgets(budgets, trials, style)
     rates = [float(trial.rate) for _, trials in searched for trial in trials]
     sheet.logarithmic(scores, min(rates) / 2, max(rates) * 2, power)
@@ -62,7 +62,8 @@ def draw_task(scores: "Axes", budgets: "Axes", task: str, searches: Searches, sh
 def draw_rates(axes: "Axes", trials: list[Trial], style: dict[str, Any], aside: float) -> None:
     """Draw a method's scores against the rate, each seed moved a little to the side, as equal ones would hide others.
 
-    A run without a score is drawn where the worst one is.
+    `aside` is the method's place among the others, from -0.5 to 0.5. A run without a score is drawn where the worst
+    one is.
     """
     grid, chosen = by_rate(trials), choose(trials)
     worst = min((trial.score for trial in trials if trial.score is not None), default=0.0)
@@ -72,7 +73,7 @@ def draw_rates(axes: "Axes", trials: list[Trial], style: dict[str, Any], aside: 
     for trial in trials:
         shape = {"marker": "x", "s": 20} if trial.collapse is not None else {"marker": style["marker"], "s": 12}
         score = worst if trial.score is None else trial.score
-        moved = 10 ** (0.05 * aside + 0.02 * (seeds.index(trial.seed) - (len(seeds) - 1) / 2))
+        moved = 10 ** (0.2 * aside + 0.02 * (seeds.index(trial.seed) - (len(seeds) - 1) / 2))
         axes.scatter(float(trial.rate) * moved, 100 * score, color=style["color"], linewidths=0.8, **shape)
     if chosen.mean is not None:
         axes.plot(float(chosen.rate), 100 * chosen.mean, markersize=13, **HOLLOW, **style | {"marker": "o"})
