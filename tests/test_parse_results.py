@@ -825,6 +825,17 @@ def write_own(root: Path, seed: int, task: str, metric: str, value: float) -> No
     write_run(root, seed, task, 0.5, arguments={"task_name": None}, scores=scores, metrics=metrics)
 
 
+def test_glue_is_not_missed_where_all_data_are_ones_own(tmp_path, capsys):
+    """Its tasks are named where one was run, or asked for."""
+    write_own(tmp_path / "a", 1, "messages", "accuracy", 0.9)
+    missed = "left out of table and average, as no seed has a usable result: "
+    assert not any(line.startswith(missed) for line in parsed(capsys, tmp_path)[1])
+    assert f"{missed}rte" in parsed(capsys, tmp_path, "--tasks", "messages,rte")[1]
+    (tmp_path / "a/1/rte").mkdir()
+    (tmp_path / "a/1/rte/eval_results.json").write_text("{}")
+    assert f"{missed}rte" in parsed(capsys, tmp_path, "--allow_missing")[1]
+
+
 def test_data_of_ones_own_is_a_column(tmp_path, capsys):
     """By the folder's name and with the metric of its record; of a mean squared error less is better."""
     for seed, value in enumerate(FIVE, start=1):
